@@ -1,0 +1,244 @@
+//! The command line, as clap reads it. Values that stand for settings stay text: `sources` judges them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::sources::FlagValue;
+
+/// Keeps a PostgreSQL cluster restorable to any moment.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgark",
+    version,
+    propagate_version = false,
+    after_help = "Examples:\n  \
+        archive_command = 'pgark --repo s3://my-bucket/pg wal-push %p %f'\n  \
+        restore_command = 'pgark --repo s3://my-bucket/pg wal-fetch %f %p'\n  \
+        pgark --repo file:///srv/archive check\n  \
+        pgark config show --origin\n\n\
+        The manual is in docs/, beginning with README.md."
+)]
+pub struct Cli {
+    /// What applies to all verbs.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that every verb has.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where the repository is: s3://bucket/prefix or file:///path
+    #[arg(long, global = true, value_name = "URL")]
+    pub repo: Option<String>,
+    /// The cluster's name in the repository [default: main]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The settings file [default: /etc/pgark/pgark.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The data directory [default: the working directory, then $PGDATA]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub pgdata: Option<String>,
+    /// How to reach the server, as for psql
+    #[arg(long, global = true, value_name = "CONNINFO")]
+    pub conninfo: Option<String>,
+    /// Log more; twice: much more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// How to log
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormatArg>,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorArg,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// Lines for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// `--color`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Yes
+    Always,
+    /// No
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Archive one WAL file: for archive_command
+    #[command(
+        visible_alias = "archive-push",
+        after_help = "Examples:\n  archive_command = 'pgark wal-push %p %f'\n  \
+            pgark --pgdata /var/lib/postgresql/15/main wal-push --backfill\n\n\
+            Exits 0 when the file is durable in the repository and equal; 1 when another content is archived under its \
+            name, which then stays; 2 to 99 for other failures (docs/exit-codes.md)."
+    )]
+    WalPush(WalPushArgs),
+    /// Fetch one WAL file: for restore_command
+    #[command(
+        visible_alias = "archive-get",
+        after_help = "Examples:\n  restore_command = 'pgark wal-fetch %f %p'\n  \
+            pgark --repo s3://my-bucket/pg wal-fetch 00000001000000000000002A /tmp/segment\n\n\
+            Exits 0 when the file is in its place and verified; 1 when it is proven that there is none; 200 for \
+            everything else, which stops recovery instead of ending it early (docs/exit-codes.md)."
+    )]
+    WalFetch(WalFetchArgs),
+    /// Find out whether everything is set up right
+    #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\
+            Exits 0 when all is well, 1 with warnings, 2 when something fails, 3 when something could not be told.")]
+    Check(CheckArgs),
+    /// Write the settings file and print the lines for postgresql.conf
+    #[command(
+        after_help = "Examples:\n  sudo pgark --repo s3://my-bucket/pg --pgdata /var/lib/postgresql/15/main init\n  \
+            sudo -u postgres pgark init --new-generation     # after pg_upgrade or initdb"
+    )]
+    Init(InitArgs),
+    /// Settings: what they are, where they come from
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// `wal-push`
+#[derive(Debug, Args)]
+pub struct WalPushArgs {
+    /// The file (%p); with --backfill a pg_wal directory, which may be left away
+    #[arg(required_unless_present = "backfill")]
+    pub path: Option<PathBuf>,
+    /// Its name (%f) [default: the last part of PATH]
+    #[arg(conflicts_with = "backfill")]
+    pub name: Option<String>,
+    /// When to give up [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub deadline: Option<String>,
+    /// After a failover: archive every finished file of pg_wal that the repository lacks
+    #[arg(long)]
+    pub backfill: bool,
+    /// With --backfill: report as JSON
+    #[arg(long, requires = "backfill")]
+    pub json: bool,
+}
+
+/// `wal-fetch`
+#[derive(Debug, Args)]
+pub struct WalFetchArgs {
+    /// The file's name (%f)
+    pub name: String,
+    /// Where to put it (%p)
+    pub path: PathBuf,
+    /// For disasters: end recovery before this segment, though it is damaged or later ones are there
+    #[arg(long, value_name = "SEGMENT")]
+    pub accept_end_at: Option<String>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How long a switched segment may take to arrive
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub within: String,
+    /// Do not switch a segment
+    #[arg(long)]
+    pub no_switch: bool,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// After pg_upgrade or initdb: open the next generation for the cluster in the data directory
+    #[arg(long)]
+    pub new_generation: bool,
+    /// Print what would be written, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Show every setting's value
+    Show {
+        /// And where it comes from
+        #[arg(long)]
+        origin: bool,
+        /// Report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all settings and say whether they are in order
+    Check,
+    /// Print a file with every setting and its default
+    Example,
+}
+
+impl Cli {
+    /// The flags that stand for settings.
+    pub fn flag_values(&self) -> Vec<FlagValue> {
+        let global = &self.global;
+        let mut flags: Vec<(&'static str, &'static str, Option<String>)> = vec![
+            ("repo.url", "--repo", global.repo.clone()),
+            ("cluster.name", "--cluster", global.cluster.clone()),
+            ("cluster.pgdata", "--pgdata", global.pgdata.clone()),
+            ("cluster.conninfo", "--conninfo", global.conninfo.clone()),
+            ("log.level", if global.quiet { "--quiet" } else { "--verbose" }, global.log_level()),
+            ("log.format", "--log-format", global.log_format.map(|format| format.word().to_owned())),
+        ];
+        if let Verb::WalPush(push) = &self.verb {
+            flags.push(("wal.push_deadline", "--deadline", push.deadline.clone()));
+        }
+        let given = flags.into_iter().filter_map(|(path, flag, text)| Some(FlagValue { path, flag, text: text? }));
+        given.collect()
+    }
+}
+
+impl Global {
+    fn log_level(&self) -> Option<String> {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => return None,
+            (false, 1) => "info",
+            (false, 2) => "debug",
+            (false, _) => "trace",
+        };
+        Some(level.to_owned())
+    }
+}
+
+impl LogFormatArg {
+    fn word(self) -> &'static str {
+        match self {
+            LogFormatArg::Text => "text",
+            LogFormatArg::Json => "json",
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The settings file: TOML, every key known, every complaint with its place.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, Key, Kind};
+use super::values;
+use crate::command::{Failure, FailureKind};
+
+/// A value that a file gives.
+#[derive(Debug)]
+pub struct FileValue {
+    /// Of which setting.
+    pub key: &'static Key,
+    /// As text.
+    pub text: String,
+    /// The line in the file, from 1.
+    pub line: usize,
+}
+
+/// Reads a file. One that is not there is no error unless it `must_exist`.
+pub fn read(path: &Path, must_exist: bool) -> Result<Vec<FileValue>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Vec::new()),
+        Err(error) => {
+            let failure = Failure::new(
+                FailureKind::Usage,
+                format!("cannot read the settings file `{}`: {error}", path.display()),
+            );
+            Err(match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    failure.with_hint("the server's user must be able to read it: see `ls -l`")
+                }
+                _ => failure,
+            })
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<FileValue>, Failure> {
+    let at = |span: Range<usize>, what: String| {
+        let (line, column) = place(text, span.start);
+        Failure::new(FailureKind::Usage, format!("{}:{line}:{column}: {what}", path.display()))
+            .with_hint("`pgark config example` shows all settings")
+    };
+    // Only the message: the parser's whole text repeats the line, which may hold a secret.
+    let document = DeTable::parse(text)
+        .map_err(|e| at(e.span().unwrap_or_default(), format!("this is not TOML: {}", first_line(e.message()))))?;
+    let mut values = Vec::new();
+    for (section, table) in document.get_ref().iter() {
+        let name = section.get_ref();
+        if !keys::KEYS.iter().any(|key| key.section == name.as_ref()) {
+            return Err(at(section.span(), format!("unknown section `{name}`")));
+        }
+        let DeValue::Table(table) = table.get_ref() else {
+            return Err(at(section.span(), format!("`{name}` is a section: write `[{name}]`")));
+        };
+        for (entry, value) in table.iter() {
+            let key = keys::find(name, entry.get_ref()).ok_or_else(|| {
+                at(entry.span(), format!("unknown key `{name}.{}`{}", entry.get_ref(), similar(name, entry.get_ref())))
+            })?;
+            let text_value = as_text(key, value).map_err(|why| at(value.span(), format!("`{}`: {why}", key.path())))?;
+            values::check(key, &text_value).map_err(|why| at(value.span(), format!("`{}`: {why}", key.path())))?;
+            values.push(FileValue { key, text: text_value, line: place(text, value.span().start).0 });
+        }
+    }
+    Ok(values)
+}
+
+fn as_text(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
+    match (key.kind, value.get_ref()) {
+        (Kind::Bool, DeValue::Boolean(value)) => Ok(value.to_string()),
+        (Kind::Integer(..), DeValue::Integer(value)) if value.radix() == 10 => Ok(value.as_str().replace('_', "")),
+        (Kind::Bool, _) => Err("must be true or false, without quotes".to_owned()),
+        (Kind::Integer(low, high), _) => Err(format!("must be a whole number from {low} to {high}, without quotes")),
+        (_, DeValue::String(value)) => Ok(value.to_string()),
+        _ => Err("must be a string, in quotes".to_owned()),
+    }
+}
+
+fn similar(section: &str, name: &str) -> String {
+    let elsewhere = keys::KEYS.iter().find(|key| key.name == name && key.section != section);
+    elsewhere.map_or(String::new(), |key| format!("; there is `{}`", key.path()))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(text: &str) -> String {
+        parse(Path::new("f.toml"), text).unwrap_err().message
+    }
+
+    #[test]
+    fn reads_every_kind() {
+        let text = "[repo]\nurl = \"s3://b\"\npath_style = true\n[wal]\nlevel = 3\nfetch_retry = \"5m\"\n";
+        let values = parse(Path::new("f"), text).unwrap();
+        let seen: Vec<_> = values.iter().map(|v| (v.key.path(), v.text.clone(), v.line)).collect();
+        assert!(seen.contains(&("repo.path_style".into(), "true".into(), 3)));
+        assert!(seen.contains(&("wal.level".into(), "3".into(), 5)));
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn complaints_have_a_place_and_no_secret() {
+        for (text, expected) in [
+            ("[repo]\nurll = \"x\"\n", "f.toml:2:1: unknown key `repo.urll`"),
+            ("[wal]\nurl = \"x\"\n", "f.toml:2:1: unknown key `wal.url`; there is `repo.url`"),
+            ("[rep]\n", "f.toml:1:2: unknown section `rep`"),
+            ("[wal]\nlevel = 99\n", "f.toml:2:9: `wal.level`: `99` is not a whole number from 1 to 19"),
+            ("[wal]\nlevel = \"1\"\n", "f.toml:2:9: `wal.level`: must be a whole number from 1 to 19, without quotes"),
+            (
+                "[repo]\nsecret_access_key = 123456789\n",
+                "f.toml:2:21: `repo.secret_access_key`: must be a string, in quotes",
+            ),
+            ("wal = 1\n", "f.toml:1:1: `wal` is a section: write `[wal]`"),
+        ] {
+            assert_eq!(complaint(text), expected);
+        }
+        for text in [
+            "[repo]\nsecret_access_key = CANARY\n",
+            "[repo]\nsecret_access_key = \"CANARY\n",
+            "[repo]\nsecret_access_key = \"CANARY\" x\n",
+            "[repo]\nsecret_access_key = [\"CANARY\"]\n",
+            "[repo]\nsecret_access_key = \"CANARY\\q\"\n",
+        ] {
+            let message = complaint(text);
+            assert!(message.starts_with("f.toml:2:") && !message.contains("CANARY"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Every setting there is: one table, from which the file is read, the environment is read, `config show` and
+//! `config example` are made.
+
+/// A setting.
+#[derive(Debug)]
+pub struct Key {
+    /// The table in the file.
+    pub section: &'static str,
+    /// The key in the table.
+    pub name: &'static str,
+    /// What values look like.
+    pub kind: Kind,
+    /// The value without a wish; `None`: there is none.
+    pub default: Option<&'static str>,
+    /// For people.
+    pub doc: &'static str,
+}
+
+/// What a value looks like in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A string that is never shown.
+    Secret,
+    /// A string that names a file or directory.
+    Path,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in this range.
+    Integer(i64, i64),
+    /// A string like `30s` or `5m`.
+    Duration,
+    /// One of these strings.
+    Choice(&'static [&'static str]),
+}
+
+impl Key {
+    /// `section.name`
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// `PGARK_SECTION__NAME`
+    pub fn variable(&self) -> String {
+        format!("PGARK_{}__{}", self.section.to_uppercase(), self.name.to_uppercase())
+    }
+}
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    doc: &'static str,
+) -> Key {
+    Key { section, name, kind, default, doc }
+}
+
+/// All settings, in the order in which the example shows them.
+pub const KEYS: &[Key] = &[
+    key("cluster", "name", Kind::Text, Some("main"), "The cluster's name in the repository: one for each server."),
+    key("cluster", "pgdata", Kind::Path, None, "The data directory, where commands do not run in it."),
+    key(
+        "cluster",
+        "conninfo",
+        Kind::Secret,
+        None,
+        "How to reach the server, as for libpq. Default: libpq's own rules.",
+    ),
+    key("repo", "url", Kind::Text, None, "Where the repository is: `s3://bucket/prefix` or `file:///path`."),
+    key("repo", "endpoint", Kind::Text, None, "Another S3 server than AWS: `https://host:port`."),
+    key("repo", "region", Kind::Text, None, "Default: AWS_REGION, the profile's, or us-east-1 with an endpoint."),
+    key(
+        "repo",
+        "path_style",
+        Kind::Bool,
+        None,
+        "The bucket in the path, not in the host name. Default: with an endpoint.",
+    ),
+    key("repo", "ca_file", Kind::Path, None, "Certificates (PEM) to trust instead of the system's."),
+    key(
+        "repo",
+        "credentials",
+        Kind::Choice(&["auto", "static", "environment", "profile", "web-identity", "container", "instance"]),
+        Some("auto"),
+        "Where credentials come from; `auto` takes the first that is configured.",
+    ),
+    key("repo", "profile", Kind::Text, None, "A profile of the AWS configuration files."),
+    key("repo", "access_key_id", Kind::Secret, None, "For credentials in this file."),
+    key("repo", "secret_access_key", Kind::Secret, None, "Better: `secret_access_key_file`."),
+    key("repo", "secret_access_key_file", Kind::Path, None, "A file whose first line is the secret access key."),
+    key("repo", "session_token", Kind::Secret, None, "Of temporary credentials."),
+    key("repo", "session_token_file", Kind::Path, None, "A file whose first line is the session token."),
+    key("repo", "storage_class", Kind::Text, None, "Such as STANDARD_IA. Never one that must be thawed first."),
+    key("repo", "sse", Kind::Choice(&["bucket", "s3", "kms"]), Some("bucket"), "Encryption at rest by the store."),
+    key("repo", "sse_kms_key_id", Kind::Text, None, "The key for `sse = \"kms\"`. Default: the bucket's."),
+    key("repo", "sign_payload", Kind::Bool, Some("false"), "Sign the body too, for stores that insist."),
+    key(
+        "repo",
+        "conditional_put",
+        Kind::Choice(&["auto", "head-then-put"]),
+        Some("auto"),
+        "`auto`: the store keeps objects from being replaced. See docs/stores.md.",
+    ),
+    key("repo", "connect_timeout", Kind::Duration, Some("5s"), "For a connection to stand."),
+    key(
+        "repo",
+        "request_timeout",
+        Kind::Duration,
+        Some("15s"),
+        "For an answer to begin, besides the time of an upload.",
+    ),
+    key("repo", "stall_timeout", Kind::Duration, Some("10s"), "How long a download may give next to nothing."),
+    key("repo", "attempts", Kind::Integer(1, 20), Some("3"), "How often a single request is tried."),
+    key("wal", "level", Kind::Integer(1, 19), Some("1"), "zstd level of WAL."),
+    key("wal", "push_deadline", Kind::Duration, Some("60s"), "When wal-push gives up; PostgreSQL tries again."),
+    key("wal", "stop_deadline", Kind::Duration, Some("5s"), "The same once the server was told to stop."),
+    key("wal", "fetch_retry", Kind::Duration, Some("5m"), "How long wal-fetch bears faults; then it stops recovery."),
+    key("wal", "standby_retry", Kind::Duration, Some("10s"), "The same on a standby, which then streams."),
+    key("wal", "strict_standby", Kind::Bool, Some("false"), "Stop a standby on a fault instead of letting it stream."),
+    key(
+        "log",
+        "level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        Some("warn"),
+        "What is logged, on stderr.",
+    ),
+    key("log", "format", Kind::Choice(&["text", "json"]), Some("text"), "How it is logged."),
+];
+
+/// The setting of this name.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::values::check;
+
+    #[test]
+    fn every_default_is_valid_and_every_key_once() {
+        for (index, key) in KEYS.iter().enumerate() {
+            if let Some(default) = key.default {
+                check(key, default).unwrap();
+            }
+            assert!(KEYS[..index].iter().all(|other| other.path() != key.path()), "{}", key.path());
+            assert!(key.doc.ends_with('.'), "{}", key.path());
+        }
+    }
+}

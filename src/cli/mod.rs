@@ -1,0 +1,15 @@
+//! Words in, words out: flags, file and environment become settings; outcomes become text and exit codes.
+//!
+//! No logic lives here: a command that another program would want to call is in `command`.
+
+pub mod args;
+pub mod config_file;
+pub mod exit;
+pub mod init;
+pub mod keys;
+pub mod logging;
+pub mod output;
+pub mod run;
+pub mod settings;
+pub mod sources;
+pub mod values;

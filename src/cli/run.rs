@@ -1,0 +1,336 @@
+//! From the words on the command line to an exit code.
+
+use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
+
+use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalPushArgs};
+use super::exit::{self, FetchSituation};
+use super::logging::{self, LogFormat};
+use super::sources::Sources;
+use super::{init, output, settings, values};
+use crate::command::backfill::{self, Backfill};
+use crate::command::check::{self, Check};
+use crate::command::wal_fetch::{self, Fetched, WalFetch};
+use crate::command::wal_push::{self, Pushed, WalPush};
+use crate::command::{Circumstances, Failure, FailureKind, StoreSettings};
+use crate::disk::data_dir::RecoverySignals;
+use crate::postgres::WalName;
+use crate::postgres::recovery::RecoveryMode;
+use crate::repo::Writer;
+use crate::storage::s3_client::ConditionalPut;
+
+/// Runs pgark with these words; the result is the exit code. Never panics.
+pub fn run(words: Vec<OsString>) -> u8 {
+    let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let verb = verb_among(&texts);
+    guard(verb, || parsed(words, &texts))
+}
+
+/// Turns a panic into the exit code that is safe for the verb.
+fn guard(verb: Option<&str>, work: impl FnOnce() -> u8) -> u8 {
+    // A core file of ours would hold credentials, and fill PostgreSQL's disk.
+    rustix::process::setrlimit(
+        rustix::process::Resource::Core,
+        rustix::process::Rlimit { current: Some(0), maximum: Some(0) },
+    )
+    .ok();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or(String::new(), |at| format!(" at {}:{}", at.file(), at.line()));
+        let failure = Failure::new(FailureKind::Internal, format!("a defect of pgark showed itself{place}"));
+        output::tell(&failure.with_hint("please report it with this line and what was done"), LogFormat::Text);
+    }));
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| exit::unreadable(verb, FailureKind::Internal))
+}
+
+/// The verb on the command line, also on one that clap refuses.
+fn verb_among(words: &[String]) -> Option<&str> {
+    const VERBS: [&str; 9] =
+        ["wal-fetch", "archive-get", "wal-push", "archive-push", "check", "init", "config", "completions", "man"];
+    VERBS.into_iter().find(|verb| words.iter().skip(1).any(|word| word == verb))
+}
+
+fn parsed(words: Vec<OsString>, texts: &[String]) -> u8 {
+    let matches = Cli::command().try_get_matches_from(words);
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => with_settings(cli),
+        Err(error) if error.use_stderr() => {
+            let failure = Failure::new(FailureKind::Usage, usage_message(&error));
+            let verb = verb_among(texts);
+            let help = verb.map_or("pgark --help".to_owned(), |verb| format!("pgark {verb} --help"));
+            output::tell(&failure.with_hint(format!("see `{help}`")), LogFormat::Text);
+            exit::unreadable(verb, FailureKind::Usage)
+        }
+        Err(help) => {
+            let printed = output::print(&help.render().to_string()).is_ok();
+            // As restore_command, a call for help restored nothing.
+            let asked_for_wal = texts.iter().any(|word| word.parse::<WalName>().is_ok());
+            match verb_among(texts) {
+                verb @ Some("wal-fetch" | "archive-get") if asked_for_wal => exit::unreadable(verb, FailureKind::Usage),
+                _ if printed => exit::SUCCESS,
+                verb => exit::unreadable(verb, FailureKind::LocalIo),
+            }
+        }
+    }
+}
+
+/// clap's first sentence: the rest would flood PostgreSQL's log.
+fn usage_message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).collect();
+    let message = paragraph.join(" ");
+    message.strip_prefix("error: ").unwrap_or(&message).to_owned()
+}
+
+fn with_settings(cli: Cli) -> u8 {
+    let verb = cli.verb.word();
+    let read = match &cli.verb {
+        Verb::Init(args) if !args.new_generation => {
+            Sources::read_for_new_file(cli.flag_values(), environment(), &init::file(&cli.global))
+        }
+        _ => Sources::read(cli.flag_values(), environment(), cli.global.config.as_deref()),
+    };
+    let sources = match read {
+        Ok(sources) => sources,
+        Err(failure) => {
+            output::tell(&failure, LogFormat::Text);
+            return exit::unreadable(Some(verb), failure.kind);
+        }
+    };
+    let format = if sources.get("log.format") == Some("json") { LogFormat::Json } else { LogFormat::Text };
+    let level = sources.get("log.level").and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    logging::start(level, format);
+    let outcome = match &cli.verb {
+        Verb::WalFetch(args) => return fetch(args, &sources, format),
+        Verb::WalPush(args) => push(args, &sources),
+        Verb::Check(args) => return check(args, cli.global.color, &sources, format),
+        Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
+        Verb::Config(verb) => config(verb, &sources),
+        Verb::Completions { shell } => completions(*shell),
+        Verb::Man => manual(),
+    };
+    outcome.unwrap_or_else(|failure| {
+        output::tell(&failure, format);
+        exit::failed(failure.kind)
+    })
+}
+
+/// Variables that are not text cannot be settings of ours, but a name of ours with such a value must not be passed over.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+}
+
+pub(super) fn circumstances() -> Circumstances {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let writer = Writer { host, pid: std::process::id(), version: env!("CARGO_PKG_VERSION") };
+    Circumstances { now: Timestamp::now(), writer }
+}
+
+/// Runs asynchronous work on this thread. Whatever threads still do when it is over is abandoned: a hanging disk must not
+/// keep us past our deadline.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime: Runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+fn push(args: &WalPushArgs, sources: &Sources) -> Result<u8, Failure> {
+    let settings = settings::push(sources)?;
+    warn_of_weak_writes(&settings.repository.store);
+    let circumstances = circumstances();
+    if args.backfill {
+        let report = block_on(backfill::run(Backfill { pg_wal: args.path.clone(), settings }, &circumstances))?;
+        let printed = match args.json {
+            true => output::print_json(&report),
+            false => output::print(&output::backfill_text(&report)),
+        };
+        printed.map_err(cannot_print)?;
+        return Ok(if report.failed.is_empty() { exit::SUCCESS } else { 1 });
+    }
+    let path = args.path.clone().unwrap_or_default();
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    let name: WalName =
+        name.parse().map_err(|e: crate::postgres::Malformed| Failure::new(FailureKind::Usage, e.to_string()))?;
+    match block_on(wal_push::run(WalPush { path, name, settings }, &circumstances))? {
+        Pushed::Archived => tracing::info!("archived `{name}`"),
+        Pushed::AlreadyThere => tracing::info!("`{name}` was archived before, with the same content"),
+        Pushed::KeptBeside(key) => tracing::warn!("another `{name}` is archived already; this one is kept as `{key}`"),
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn warn_of_weak_writes(store: &StoreSettings) {
+    if let StoreSettings::S3(settings) = store
+        && settings.conditional_put == ConditionalPut::HeadThenPut
+    {
+        tracing::warn!(
+            "`conditional_put = \"head-then-put\"`: two writers at the same moment could replace each other's WAL"
+        );
+    }
+}
+
+fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
+    // Unknown counts as recovery: where the signal files cannot be read, nothing may look like absence.
+    let blind = RecoverySignals { mode: RecoveryMode::Recovery, promote: false };
+    let (signals, fault) = match RecoverySignals::read() {
+        Ok(signals) => (signals, None),
+        Err(error) => (blind, Some(Failure::new(FailureKind::LocalIo, error.to_string()))),
+    };
+    let outcome = match fault {
+        Some(failure) => Err(failure),
+        None => fetch_command(args, sources, signals.mode)
+            .and_then(|fetch| block_on(async move { wal_fetch::run(&fetch).await })),
+    };
+    // A promotion may have been asked for while we tried: then streaming will not take over any more.
+    let promote = signals.promote || RecoverySignals::read().map_or(true, |now| now.promote);
+    let strict = settings::is_true(sources, "wal.strict_standby");
+    match outcome {
+        Ok(Fetched::Restored) => {
+            tracing::info!("restored `{}`", args.name);
+            exit::SUCCESS
+        }
+        Ok(Fetched::Absent) => {
+            tracing::info!("`{}` is not in the repository", args.name);
+            exit::ABSENT
+        }
+        Ok(Fetched::AcceptedEnd { despite }) => {
+            tracing::warn!("`{}`: {despite}; recovery ends here, as `--accept-end-at` says", args.name);
+            exit::ABSENT
+        }
+        Err(failure) => {
+            output::tell(&failure, format);
+            exit::fetch_failed(failure.kind, FetchSituation { mode: signals.mode, promote, strict })
+        }
+    }
+}
+
+fn fetch_command(args: &WalFetchArgs, sources: &Sources, mode: RecoveryMode) -> Result<WalFetch, Failure> {
+    let usage = |e: crate::postgres::Malformed| Failure::new(FailureKind::Usage, e.to_string());
+    let budget = if mode == RecoveryMode::Standby { "wal.standby_retry" } else { "wal.fetch_retry" };
+    Ok(WalFetch {
+        name: args.name.parse().map_err(usage)?,
+        path: args.path.clone(),
+        repository: settings::repository(sources)?,
+        pgdata: settings::pgdata(sources),
+        retry: settings::duration(sources, budget)?,
+        stall: settings::duration(sources, "repo.stall_timeout")?,
+        accept_end_at: args.accept_end_at.as_deref().map(str::parse).transpose().map_err(usage)?,
+    })
+}
+
+fn check(args: &CheckArgs, color: ColorArg, sources: &Sources, format: LogFormat) -> u8 {
+    let outcome = check_command(args, sources).and_then(|check| {
+        let circumstances = circumstances();
+        block_on(async move { check::run(&check, &circumstances).await })
+    });
+    let printed = outcome.and_then(|report| {
+        let printed = match args.json {
+            true => output::print_json(&report),
+            false => output::print(&output::check_text(&report, output::colored(color))),
+        };
+        printed.map(|()| exit::checked(report.worst())).map_err(cannot_print)
+    });
+    printed.unwrap_or_else(|failure| {
+        output::tell(&failure, format);
+        exit::unreadable(Some("check"), failure.kind)
+    })
+}
+
+fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> {
+    let within: Option<Duration> = values::duration(&args.within);
+    let within = within
+        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within`: `{}` is not a duration", args.within)))?;
+    Ok(Check {
+        repository: settings::repository(sources)?,
+        pgdata: settings::pgdata(sources),
+        conninfo: settings::conninfo(sources)?,
+        binary: std::env::current_exe().and_then(std::fs::canonicalize).ok(),
+        switch_within: (!args.no_switch).then_some(within),
+    })
+}
+
+fn config(verb: &ConfigVerb, sources: &Sources) -> Result<u8, Failure> {
+    let printed = match verb {
+        ConfigVerb::Show { origin, json: false } => output::print(&super::output::config_text(sources, *origin)),
+        ConfigVerb::Show { json: true, .. } => output::print_json(&super::output::config_json(sources)),
+        ConfigVerb::Example => output::print(&super::output::config_example()),
+        ConfigVerb::Check => {
+            settings::push(sources)?;
+            settings::conninfo(sources)?;
+            output::print("the settings are in order\n")
+        }
+    };
+    printed.map(|()| exit::SUCCESS).map_err(cannot_print)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "pgark", &mut text);
+    output::print(&String::from_utf8_lossy(&text)).map(|()| exit::SUCCESS).map_err(cannot_print)
+}
+
+fn manual() -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
+    let printed = rendered.and_then(|()| output::print(&String::from_utf8_lossy(&text)));
+    printed.map(|()| exit::SUCCESS).map_err(cannot_print)
+}
+
+pub(super) fn cannot_print(error: std::io::Error) -> Failure {
+    Failure::new(FailureKind::LocalIo, format!("cannot write to stdout: {error}"))
+}
+
+impl Verb {
+    fn word(&self) -> &'static str {
+        match self {
+            Verb::WalPush(_) => "wal-push",
+            Verb::WalFetch(_) => "wal-fetch",
+            Verb::Check(_) => "check",
+            Verb::Init(_) => "init",
+            Verb::Config(_) => "config",
+            Verb::Completions { .. } => "completions",
+            Verb::Man => "man",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_panic_ends_with_the_code_that_is_safe_for_the_verb() {
+        assert_eq!(guard(Some("wal-fetch"), || panic!("on purpose")), 200);
+        assert_eq!(guard(Some("wal-push"), || panic!("on purpose")), 70);
+        assert_eq!(guard(None, || 0), 0);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["pgark", "wal-push"]).is_err());
+        assert!(Cli::try_parse_from(["pgark", "wal-push", "--backfill"]).is_ok());
+    }
+
+    #[test]
+    fn every_verb_is_known_before_clap_reads_it() {
+        for command in Cli::command().get_subcommands() {
+            for name in std::iter::once(command.get_name()).chain(command.get_all_aliases()) {
+                assert_eq!(verb_among(&["pgark".into(), name.to_owned()]), Some(name));
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! From sources to the settings of commands: after this nobody sees a text or a missing default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::sources::Sources;
+use super::values;
+use crate::command::wal_push::PushSettings;
+use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
+use crate::server::Conninfo;
+use crate::storage::Location;
+use crate::storage::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, Timeouts};
+use crate::storage::s3_credentials::{Credentials, Secret};
+
+/// The repository.
+pub fn repository(sources: &Sources) -> Result<RepositorySettings, Failure> {
+    let url = sources.get("repo.url").ok_or_else(|| {
+        Failure::new(FailureKind::Usage, "no repository is set")
+            .with_hint("give `--repo s3://bucket/prefix` or `--repo file:///path`, or set `url` under `[repo]`")
+    })?;
+    let location: Location = url.parse().map_err(|why| sources.complain("repo.url", why))?;
+    let name = sources.get("cluster.name").unwrap_or_default();
+    let cluster = name.parse().map_err(|_| {
+        sources.complain("cluster.name", "use letters, digits, `.`, `-` and `_`, at most 100, no dot in front")
+    })?;
+    let store = match location {
+        Location::Local { root } => StoreSettings::Local(root),
+        Location::S3 { bucket, prefix } => {
+            let settings = S3Settings {
+                bucket,
+                prefix,
+                endpoint: endpoint(sources)?,
+                region: text(sources, "repo.region"),
+                path_style: sources.get("repo.path_style").and_then(values::boolean),
+                ca_file: path(sources, "repo.ca_file"),
+                storage_class: text(sources, "repo.storage_class"),
+                sse: server_side_encryption(sources)?,
+                sign_payload: is_true(sources, "repo.sign_payload"),
+                conditional_put: match sources.get("repo.conditional_put") {
+                    Some("head-then-put") => ConditionalPut::HeadThenPut,
+                    _ => ConditionalPut::ByStore,
+                },
+                credentials: credentials(sources)?,
+                timeouts: Timeouts {
+                    connect: duration(sources, "repo.connect_timeout")?,
+                    request: duration(sources, "repo.request_timeout")?,
+                    stall: duration(sources, "repo.stall_timeout")?,
+                    attempts: integer(sources, "repo.attempts")?,
+                },
+            };
+            StoreSettings::S3(Box::new(settings))
+        }
+    };
+    Ok(RepositorySettings { store, cluster })
+}
+
+/// How files are archived.
+pub fn push(sources: &Sources) -> Result<PushSettings, Failure> {
+    Ok(PushSettings {
+        repository: repository(sources)?,
+        pgdata: pgdata(sources),
+        level: integer(sources, "wal.level")?,
+        deadline: duration(sources, "wal.push_deadline")?,
+        stop_deadline: duration(sources, "wal.stop_deadline")?,
+    })
+}
+
+/// The data directory: the setting, else PGDATA.
+pub fn pgdata(sources: &Sources) -> Option<PathBuf> {
+    let from_environment = || std::env::var_os("PGDATA").filter(|value| !value.is_empty()).map(PathBuf::from);
+    path(sources, "cluster.pgdata").or_else(from_environment)
+}
+
+/// How to reach the server.
+pub fn conninfo(sources: &Sources) -> Result<Conninfo, Failure> {
+    let given = sources.get("cluster.conninfo").unwrap_or_default();
+    let parsed = Conninfo::parse(given).map_err(|why| sources.complain("cluster.conninfo", why))?;
+    parsed.resolve(|name| std::env::var(name).ok()).map_err(|why| sources.complain("cluster.conninfo", why))
+}
+
+/// A duration that `values::check` has let pass.
+pub fn duration(sources: &Sources, path: &str) -> Result<Duration, Failure> {
+    sources.get(path).and_then(values::duration).ok_or_else(|| sources.complain(path, "is not a duration"))
+}
+
+/// Whether a switch is on.
+pub fn is_true(sources: &Sources, path: &str) -> bool {
+    sources.get(path) == Some("true")
+}
+
+fn integer<T: TryFrom<i64>>(sources: &Sources, path: &str) -> Result<T, Failure> {
+    let number = sources.get(path).and_then(|text| text.parse::<i64>().ok());
+    number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| sources.complain(path, "is not a number"))
+}
+
+fn text(sources: &Sources, path: &str) -> Option<String> {
+    sources.get(path).map(str::to_owned)
+}
+
+fn path(sources: &Sources, path: &str) -> Option<PathBuf> {
+    sources.get(path).map(PathBuf::from)
+}
+
+/// The endpoint may not carry credentials: it appears in messages.
+fn endpoint(sources: &Sources) -> Result<Option<String>, Failure> {
+    const PATH: &str = "repo.endpoint";
+    let given = text(sources, PATH)
+        .or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").ok())
+        .or_else(|| std::env::var("AWS_ENDPOINT_URL").ok());
+    let Some(endpoint) = given.filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    match rest {
+        Some(rest) if rest.contains('@') => Err(sources.complain(PATH, "must not hold credentials")),
+        Some(rest) if !rest.trim_end_matches('/').is_empty() && !rest.contains(char::is_whitespace) => {
+            Ok(Some(endpoint.trim_end_matches('/').to_owned()))
+        }
+        _ => Err(sources.complain(PATH, "must be like `https://host:port`")),
+    }
+}
+
+fn server_side_encryption(sources: &Sources) -> Result<ServerSideEncryption, Failure> {
+    let key = text(sources, "repo.sse_kms_key_id");
+    match (sources.get("repo.sse"), key) {
+        (Some("kms"), key) => Ok(ServerSideEncryption::Kms(key)),
+        (_, Some(_)) => Err(sources.complain("repo.sse_kms_key_id", "goes with `sse = \"kms\"` only")),
+        (Some("s3"), None) => Ok(ServerSideEncryption::S3),
+        _ => Ok(ServerSideEncryption::BucketDefault),
+    }
+}
+
+fn credentials(sources: &Sources) -> Result<Credentials, Failure> {
+    let access_key_id = text(sources, "repo.access_key_id");
+    let profile = text(sources, "repo.profile");
+    match (sources.get("repo.credentials"), access_key_id) {
+        (Some("auto" | "static"), Some(access_key_id)) => {
+            let secret_access_key = secret(sources, "repo.secret_access_key")?.ok_or_else(|| {
+                sources
+                    .complain("repo.access_key_id", "needs `secret_access_key_file` or `secret_access_key` beside it")
+            })?;
+            let session_token = secret(sources, "repo.session_token")?;
+            Ok(Credentials::Static { access_key_id, secret_access_key, session_token })
+        }
+        (Some("static"), None) => Err(sources.complain("repo.credentials", "`static` needs `access_key_id`")),
+        (Some("environment"), _) => Ok(Credentials::Environment),
+        (Some("profile"), _) => Ok(Credentials::Profile(profile)),
+        (Some("web-identity"), _) => Ok(Credentials::WebIdentity),
+        (Some("container"), _) => Ok(Credentials::Container),
+        (Some("instance"), _) => Ok(Credentials::Instance),
+        _ => Ok(Credentials::Auto { profile }),
+    }
+}
+
+fn secret(sources: &Sources, path: &str) -> Result<Option<Secret>, Failure> {
+    let file = format!("{path}_file");
+    match (sources.get(path), sources.get(&file)) {
+        (Some(_), Some(_)) => Err(sources.complain(path, format!("and `{file}` exclude each other"))),
+        (Some(text), None) => Ok(Some(Secret::new(text))),
+        (None, Some(name)) => Ok(Some(Secret::from_file(name.as_ref())?)),
+        (None, None) => Ok(None),
+    }
+}

@@ -1,0 +1,54 @@
+//! From text to values. Complaints about a secret never repeat it.
+
+use std::time::Duration;
+
+use super::keys::{Key, Kind};
+
+/// Whether `text` can be the value of `key`.
+pub fn check(key: &Key, text: &str) -> Result<(), String> {
+    let shown = || if key.kind == Kind::Secret { "<hidden>".to_owned() } else { format!("`{text}`") };
+    match key.kind {
+        Kind::Text | Kind::Secret | Kind::Path if text.is_empty() => Err("must not be empty".to_owned()),
+        Kind::Text | Kind::Secret | Kind::Path if text.contains('\0') => Err("must not hold a NUL byte".to_owned()),
+        Kind::Text | Kind::Secret | Kind::Path => Ok(()),
+        Kind::Bool => boolean(text).map(|_| ()).ok_or_else(|| format!("{} is neither true nor false", shown())),
+        Kind::Integer(low, high) => match text.parse::<i64>() {
+            Ok(number) if (low..=high).contains(&number) => Ok(()),
+            _ => Err(format!("{} is not a whole number from {low} to {high}", shown())),
+        },
+        Kind::Duration => {
+            duration(text).map(|_| ()).ok_or_else(|| format!("{} is not a duration like `30s` or `5m`", shown()))
+        }
+        Kind::Choice(choices) if choices.contains(&text) => Ok(()),
+        Kind::Choice(choices) => Err(format!("{} is not one of {}", shown(), choices.join(", "))),
+    }
+}
+
+/// `true` or `false`.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// `30s`, `5m`, `1h 30m`; more than zero, at most a week.
+pub fn duration(text: &str) -> Option<Duration> {
+    const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+    humantime::parse_duration(text).ok().filter(|value| !value.is_zero() && *value <= LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_are_bounded() {
+        assert_eq!(duration("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(duration("1500ms"), Some(Duration::from_millis(1500)));
+        for text in ["", "5", "0s", "-1s", "8d", "forever"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

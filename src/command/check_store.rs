@@ -1,0 +1,153 @@
+//! The half of `check` that asks the store: reach, rights, conditional writes, checksums, clock.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Circumstances;
+use super::check::{Check, Finding, Level};
+use super::failure::Failure;
+use crate::repo::{RepoError, Repository};
+use crate::storage::{Get, Head, ObjectKey, ObjectStore, ObjectStoreExt, Put, UserMetadata};
+
+/// The findings, and the repository if it can be reached.
+pub async fn ask(check: &Check, circumstances: &Circumstances) -> (Vec<Finding>, Option<Repository>) {
+    let repository = match check.repository.open().await {
+        Ok(repository) => repository,
+        Err(error) => return (vec![Finding::failed("store", error.into())], None),
+    };
+    let store = repository.store.as_ref();
+    if let Err(error) = store.list(repository.layout.root(), None, 1).await {
+        return (vec![Finding::failed("store", error.into())], None);
+    }
+    let mut findings = vec![Finding::ok("store", format!("{} can be reached and listed", repository.describe()))];
+    findings.push(identity(&repository).await);
+    let name = format!("{}-{}", circumstances.now.as_nanosecond(), circumstances.writer.pid);
+    match (repository.layout.record("probe", &name), repository.layout.record("probe", &format!("{name}-missing"))) {
+        (Ok(probe), Ok(missing)) => {
+            findings.push(absence(store, &missing).await);
+            findings.extend(writes(store, &probe, &missing, circumstances.now).await);
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            findings.push(Finding::not_ok("write", Level::Fail, error.to_string(), "choose another cluster name"));
+        }
+    }
+    (findings, Some(repository))
+}
+
+async fn identity(repository: &Repository) -> Finding {
+    match repository.read_identities().await {
+        Ok(identities) => {
+            let known: Vec<String> =
+                identities.all().iter().map(|i| format!("generation {}: {}", i.generation, i.ident())).collect();
+            Finding::ok("identity", known.join("; "))
+        }
+        Err(RepoError::NoIdentity { .. }) => Finding::not_ok(
+            "identity",
+            Level::Warning,
+            "nothing was archived here yet",
+            "set `archive_command` and switch a segment: the first push writes the identity",
+        ),
+        Err(error) => Finding::failed("identity", error.into()),
+    }
+}
+
+/// Without the right to list, S3 answers 403 for a missing object: then nothing can ever be proven absent.
+async fn absence(store: &dyn ObjectStore, missing: &ObjectKey) -> Finding {
+    match store.get(missing, 0, None).await {
+        Ok(Get::Missing) => Finding::ok("absence", "a missing object is reported as missing"),
+        Ok(Get::Found(_)) => {
+            Finding::not_ok("absence", Level::Fail, format!("`{missing}` is there"), "is a proxy answering?")
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            let hint = "the role needs s3:ListBucket: without it absence cannot be proven, and recovery cannot end";
+            Finding::not_ok("absence", Level::Fail, failure.message, hint)
+        }
+    }
+}
+
+async fn writes(store: &dyn ObjectStore, probe: &ObjectKey, other: &ObjectKey, now: Timestamp) -> Vec<Finding> {
+    let (first, second) = (b"first".as_slice(), b"second".as_slice());
+    match store.put(probe, first.into(), &UserMetadata::new()).await {
+        Ok(Put::Created) => {}
+        Ok(Put::Exists) => {
+            return vec![Finding::not_ok(
+                "write",
+                Level::Fail,
+                format!("`{probe}` was there before"),
+                "run check again",
+            )];
+        }
+        Err(error) => return vec![Finding::failed("write", error.into())],
+    }
+    let mut findings = vec![Finding::ok("write", "an object can be written")];
+    findings.push(conditional_writes(store, probe, first, second).await);
+    findings.push(checksums(store, other).await);
+    findings.push(clock(store, probe, now).await);
+    for key in [probe, other] {
+        if let Err(error) = store.delete(key).await {
+            let message = format!("an object cannot be deleted ({error}); archiving does not need to, `expire` does");
+            findings.push(Finding::ok("delete", message));
+            return findings;
+        }
+    }
+    findings.push(Finding::ok("delete", "an object can be deleted"));
+    findings
+}
+
+async fn conditional_writes(store: &dyn ObjectStore, probe: &ObjectKey, first: &[u8], second: &[u8]) -> Finding {
+    const CHECK: &str = "conditional-writes";
+    let again = store.put(probe, second.to_vec().into(), &UserMetadata::new()).await;
+    let kept = store.read_small(probe, 100).await;
+    match (again, kept) {
+        (Ok(Put::Exists), Ok(Some(bytes))) if bytes == first && store.conditional_writes() => {
+            Finding::ok(CHECK, "a second write does not replace an object")
+        }
+        (Ok(Put::Exists), Ok(Some(bytes))) if bytes == first => Finding::not_ok(
+            CHECK,
+            Level::Warning,
+            "`conditional_put = \"head-then-put\"`: two writers at the same moment could both win",
+            "leave it away if the store knows `If-None-Match` by now",
+        ),
+        (Err(error), _) | (_, Err(error)) => Finding::failed(CHECK, error.into()),
+        _ => Finding::not_ok(
+            CHECK,
+            Level::Fail,
+            "the store ignores `If-None-Match`: a second write replaced the object, so archived WAL could be overwritten",
+            "use a store with conditional writes, or accept the risk with `conditional_put = \"head-then-put\"` under `[repo]`",
+        ),
+    }
+}
+
+async fn checksums(store: &dyn ObjectStore, key: &ObjectKey) -> Finding {
+    match store.refuses_damage(key).await {
+        Ok(None) => Finding::ok("checksums", "bytes do not cross a network"),
+        Ok(Some(true)) => Finding::ok("checksums", "an upload with a wrong checksum is refused"),
+        Ok(Some(false)) => Finding::not_ok(
+            "checksums",
+            Level::Warning,
+            "the store does not check `x-amz-checksum-sha256`: damage on the way in would be seen only when reading",
+            "reach the store by https, which notices damage on the way",
+        ),
+        Err(error) => Finding::failed("checksums", error.into()),
+    }
+}
+
+async fn clock(store: &dyn ObjectStore, probe: &ObjectKey, now: Timestamp) -> Finding {
+    let modified = match store.head(probe).await {
+        Ok(Head::Found(meta)) => meta.modified.and_then(|time| Timestamp::try_from(time).ok()),
+        Ok(Head::NotSeen) => None,
+        Err(error) => return Finding::failed("clock", error.into()),
+    };
+    let Some(modified) = modified else {
+        return Finding::not_ok("clock", Level::Unknown, "the store names no time", "compare the clocks by hand");
+    };
+    let skew = modified.duration_since(now).abs();
+    let seconds = skew.as_secs();
+    if skew <= SignedDuration::from_secs(60) {
+        Finding::ok("clock", format!("this machine's clock and the store's differ by {seconds} s"))
+    } else {
+        let level = if seconds > 15 * 60 { Level::Fail } else { Level::Warning };
+        let message = format!("this machine's clock and the store's differ by {seconds} s");
+        Finding::not_ok("clock", level, message, "set the clock, for example by NTP; S3 refuses more than 15 minutes")
+    }
+}

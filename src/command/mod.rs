@@ -1,0 +1,62 @@
+//! The verbs, one a file: each takes its settings, does its work and returns a report.
+//!
+//! Commands print nothing, read no flags or environment and never exit: `cli` does that.
+
+pub mod backfill;
+pub mod bounds;
+pub mod check;
+pub mod check_server;
+pub mod check_store;
+pub mod failure;
+pub mod init;
+pub mod wal_fetch;
+pub mod wal_push;
+
+pub use failure::{Failure, FailureKind};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::repo::{ClusterName, Repository, Writer};
+use crate::storage::s3_client::S3Settings;
+use crate::storage::{ObjectStore, StoreError, local, s3};
+
+/// Where a repository is.
+#[derive(Clone, Debug)]
+pub struct RepositorySettings {
+    /// The store.
+    pub store: StoreSettings,
+    /// The name of the cluster in it.
+    pub cluster: ClusterName,
+}
+
+/// Which store, and how to reach it.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// S3 or a look-alike.
+    S3(Box<S3Settings>),
+    /// A directory.
+    Local(PathBuf),
+}
+
+impl RepositorySettings {
+    /// Sets the store up; nothing is asked of it yet.
+    pub async fn open(&self) -> Result<Repository, StoreError> {
+        let store: Arc<dyn ObjectStore> = match &self.store {
+            StoreSettings::S3(settings) => Arc::new(s3::S3Store::new(S3Settings::clone(settings)).await?),
+            StoreSettings::Local(root) => Arc::new(local::LocalStore::new(root.clone())),
+        };
+        Ok(Repository::new(store, self.cluster.clone()))
+    }
+}
+
+/// What a command gets from outside besides its settings: time and place.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// When the command began.
+    pub now: Timestamp,
+    /// Who runs it.
+    pub writer: Writer,
+}

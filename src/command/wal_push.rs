@@ -1,0 +1,237 @@
+//! `wal-push`: archive one file of PostgreSQL, durably and never over another content.
+//!
+//! Success is said when the store has the object and it equals the file, and at no other time.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::sleep;
+
+use super::bounds::{Stopping, bounded};
+use super::failure::{Failure, FailureKind};
+use super::{Circumstances, RepositorySettings};
+use crate::disk::data_dir::ClusterFacts;
+use crate::disk::{DataDir, WalFile};
+use crate::postgres::{ClusterIdent, TimelineId, WalName};
+use crate::repo::wal_object::{Provenance, WalObject};
+use crate::repo::{Archived, RepoError, Repository, WalArchive};
+
+/// How files are archived.
+#[derive(Clone, Debug)]
+pub struct PushSettings {
+    /// Where to.
+    pub repository: RepositorySettings,
+    /// The data directory, if it is neither the working directory nor the one around the file.
+    pub pgdata: Option<PathBuf>,
+    /// The zstd level.
+    pub level: i32,
+    /// When to give up.
+    pub deadline: Duration,
+    /// How long to go on after the server was told to stop.
+    pub stop_deadline: Duration,
+}
+
+/// A file and the name to archive it under.
+#[derive(Clone, Debug)]
+pub struct WalPush {
+    /// `%p`
+    pub path: PathBuf,
+    /// `%f`, or the last part of the path.
+    pub name: WalName,
+    /// How.
+    pub settings: PushSettings,
+}
+
+/// What became of the file; all of these are success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is durable in the store.
+    Archived,
+    /// It was durable there before, with the same content.
+    AlreadyThere,
+    /// It is a second, different partial segment, kept under this key.
+    KeptBeside(String),
+}
+
+/// Runs the command within its bounds.
+pub async fn run(push: WalPush, circumstances: &Circumstances) -> Result<Pushed, Failure> {
+    let data_dir = find_data_dir(&push.path, push.settings.pgdata.as_deref())?;
+    let stopping =
+        data_dir.as_ref().map(|found| Stopping { pgdata: found.path().to_owned(), grace: push.settings.stop_deadline });
+    let deadline = Some(push.settings.deadline);
+    let work = async {
+        // The first two moments of work overlap: reading the file on a thread, connecting here.
+        let file = prepare(&push.path, push.name, data_dir.as_ref(), &push.settings, circumstances)?;
+        let repository = push.settings.repository.open().await?;
+        let history = companion_history(&push, data_dir.as_ref(), circumstances)?;
+        archive_all(&repository, file, history, circumstances).await
+    };
+    bounded(work, deadline, stopping)
+        .await
+        .map_err(|failure| failure.context(format!("`{}` is not archived", push.name)))
+}
+
+/// A file that is being read and compressed on a thread of its own.
+pub(super) struct Prepared {
+    name: WalName,
+    ident: ClusterIdent,
+    packing: tokio::task::JoinHandle<Result<WalObject, Failure>>,
+}
+
+impl Prepared {
+    pub(super) fn ident(&self) -> ClusterIdent {
+        self.ident
+    }
+}
+
+pub(super) fn find_data_dir(path: &Path, configured: Option<&Path>) -> Result<Option<DataDir>, Failure> {
+    DataDir::around(path, configured).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))
+}
+
+/// Opens and checks a file, and begins to read it.
+pub(super) fn prepare(
+    path: &Path,
+    name: WalName,
+    data_dir: Option<&DataDir>,
+    settings: &PushSettings,
+    circumstances: &Circumstances,
+) -> Result<Prepared, Failure> {
+    let file = WalFile::open(path, name)?;
+    let facts = data_dir.map(DataDir::facts).transpose();
+    let facts = facts.map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    let ident = whose(&file, name, facts)?;
+    let provenance = Provenance {
+        name,
+        ident,
+        segment_size: file.header.map(|header| header.segment_size),
+        written: circumstances.now,
+        writer: circumstances.writer.clone(),
+    };
+    let level = settings.level;
+    let packing = tokio::task::spawn_blocking(move || {
+        let packed = file.pack(level, WalObject::ROOM)?;
+        Ok(WalObject::build(provenance, packed)?)
+    });
+    Ok(Prepared { name, ident, packing })
+}
+
+/// The cluster that a file belongs to: by its first page, else by the data directory it lies in. Where both are known,
+/// they must agree.
+fn whose(file: &WalFile, name: WalName, facts: Option<ClusterFacts>) -> Result<ClusterIdent, Failure> {
+    match (file.header, facts) {
+        (Some(header), Some(facts)) if header.ident != facts.ident => Err(Failure::new(
+            FailureKind::Conflict,
+            format!("it was written by another cluster ({}) than the one it lies in ({})", header.ident, facts.ident),
+        )),
+        (Some(header), _) => Ok(header.ident),
+        (None, Some(facts)) => Ok(facts.ident),
+        (None, None) => Err(Failure::new(
+            FailureKind::BadInput,
+            format!("`{name}` does not say which cluster it belongs to, and no data directory was found"),
+        )
+        .with_hint("run pgark in the data directory, as PostgreSQL does, or give `--pgdata`")),
+    }
+}
+
+/// The history of the segment's timeline, which lies beside it: it goes first, so that no segment of a timeline is in
+/// the repository without what leads there.
+fn companion_history(
+    push: &WalPush,
+    data_dir: Option<&DataDir>,
+    circumstances: &Circumstances,
+) -> Result<Option<Prepared>, Failure> {
+    let timeline = push.name.timeline();
+    if matches!(push.name, WalName::History(_)) || timeline == TimelineId::FIRST {
+        return Ok(None);
+    }
+    let name = WalName::History(timeline);
+    let path = push.path.with_file_name(name.to_string());
+    match path.try_exists() {
+        Ok(true) => prepare(&path, name, data_dir, &push.settings, circumstances).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(Failure::new(FailureKind::LocalIo, format!("cannot look at `{}`: {error}", path.display()))),
+    }
+}
+
+async fn archive_all(
+    repository: &Repository,
+    file: Prepared,
+    history: Option<Prepared>,
+    circumstances: &Circumstances,
+) -> Result<Pushed, Failure> {
+    let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
+    let generation = retrying(begin).await?;
+    let archive = repository.archive(generation);
+    if let Some(history) = history {
+        archive_history(&archive, history).await?;
+    }
+    archive_one(&archive, file).await
+}
+
+/// Archives a timeline's history unless the repository has it. Another history under this name means that two servers
+/// were promoted to the same timeline.
+async fn archive_history(archive: &WalArchive, history: Prepared) -> Result<(), Failure> {
+    let name = history.name;
+    let stored = retrying(|| archive.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
+    match stored {
+        Some(stored) => {
+            let ours = join(history.packing).await?;
+            if stored.plain() == ours.header.plain() {
+                return Ok(());
+            }
+            let writer = format!("{} at {}", stored.writer, stored.written);
+            Err(conflict(name, &ours, &stored.sha256.to_string(), &writer))
+        }
+        None => archive_one(archive, history).await.map(|_| ()),
+    }
+}
+
+pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<Pushed, Failure> {
+    let object = join(file.packing).await?;
+    match retrying(|| archive.put(file.name, &object)).await? {
+        Archived::Created => Ok(Pushed::Archived),
+        Archived::AlreadyThere => Ok(Pushed::AlreadyThere),
+        Archived::KeptBeside(key) => Ok(Pushed::KeptBeside(key.to_string())),
+        Archived::Conflict { theirs, writer, .. } => Err(conflict(file.name, &object, &theirs.to_string(), &writer)),
+    }
+}
+
+async fn join(packing: tokio::task::JoinHandle<Result<WalObject, Failure>>) -> Result<WalObject, Failure> {
+    packing.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the thread that compresses failed")))
+}
+
+fn conflict(name: WalName, ours: &WalObject, theirs: &str, their_writer: &str) -> Failure {
+    let (our_digest, our_writer) = (ours.header.sha256, &ours.header.writer);
+    Failure::new(
+        FailureKind::Conflict,
+        format!(
+            "another content is archived as `{name}`: sha256 {theirs} by {their_writer}; this file has sha256 \
+             {our_digest}, by {our_writer}"
+        ),
+    )
+    .with_hint(
+        "two servers archive into one place: find out which one is the primary, and give the other its own `name`",
+    )
+}
+
+/// A few tries of something that the store may refuse for a moment; PostgreSQL itself tries again after that.
+pub(super) async fn retrying<T, F>(mut call: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, RepoError>>,
+{
+    let pauses = ExponentialBuilder::new().with_min_delay(Duration::from_millis(250)).with_max_times(2).with_jitter();
+    let mut pauses = pauses.build();
+    loop {
+        match call().await {
+            Err(error) if error.is_temporary() => match pauses.next() {
+                Some(pause) => {
+                    tracing::info!("{error}; trying again");
+                    sleep(pause).await;
+                }
+                None => return Err(error.into()),
+            },
+            other => return Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A file on its way to the place where PostgreSQL waits for it.
+//!
+//! It is written beside its place under another name and renamed when it is whole and verified: the place never
+//! holds a wrong byte, not for a moment. There is no fsync: after a crash PostgreSQL asks again for everything that
+//! it had not replayed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A file that has not got its name yet; it is removed if it never gets it.
+#[derive(Debug)]
+pub struct Incoming {
+    target: PathBuf,
+    temporary: PathBuf,
+    file: File,
+    committed: bool,
+}
+
+impl Incoming {
+    /// Begins a file for `target`, and sweeps up what killed predecessors left.
+    pub fn create(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", target.display()))
+        })?;
+        let directory = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let stem = format!(".pgark-incoming-{}.", name.to_string_lossy());
+        sweep(directory, &stem);
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
+        let temporary = directory.join(format!("{stem}{}-{nanos:08x}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let incoming = Incoming { target: target.to_owned(), temporary, file, committed: false };
+        // The lock says "alive" to a sweeping successor, and ends with this process however it ends.
+        incoming.file.try_lock().map_err(io::Error::other)?;
+        Ok(incoming)
+    }
+
+    /// A writer for its content.
+    pub fn writer(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Gives the file its name, if all `length` bytes are there.
+    pub fn commit(mut self, length: u64) -> io::Result<()> {
+        (&self.file).flush()?;
+        let written = self.file.metadata()?.len();
+        if written != length {
+            return Err(io::Error::other(format!("{written} of {length} bytes were written")));
+        }
+        fs::rename(&self.temporary, &self.target)?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.committed {
+            // If it stays, the next fetch sweeps it up.
+            fs::remove_file(&self.temporary).ok();
+        }
+    }
+}
+
+/// Removes files of processes that are gone. Whatever cannot be removed harms nobody.
+fn sweep(directory: &Path, stem: &str) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(stem) {
+            continue;
+        }
+        let abandoned = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if abandoned {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appears_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("RECOVERYXLOG");
+        let incoming = Incoming::create(&target).unwrap();
+        incoming.writer().unwrap().write_all(b"abc").unwrap();
+        assert!(!target.exists());
+        incoming.commit(3).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"abc");
+
+        let incoming = Incoming::create(&target).unwrap();
+        incoming.writer().unwrap().write_all(b"ab").unwrap();
+        assert!(incoming.commit(3).is_err());
+        drop(Incoming::create(&target).unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn sweeps_up_the_dead_and_spares_the_living() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("RECOVERYXLOG");
+        let left_over = directory.path().join(".pgark-incoming-RECOVERYXLOG.1-0");
+        let foreign = directory.path().join(".pgark-incoming-RECOVERYHISTORY.1-0");
+        fs::write(&left_over, b"half").unwrap();
+        fs::write(&foreign, b"half").unwrap();
+        let living = Incoming::create(&target).unwrap();
+        assert!(!left_over.exists());
+        assert!(foreign.exists());
+        let second = Incoming::create(&target).unwrap();
+        assert!(living.temporary.exists() && second.temporary.exists());
+    }
+}

@@ -1,0 +1,11 @@
+//! Local files: the data directory, the WAL files that PostgreSQL hands over, the files that it waits for.
+//!
+//! This layer knows no stores.
+
+pub mod data_dir;
+pub mod incoming;
+pub mod wal_file;
+
+pub use data_dir::DataDir;
+pub use incoming::Incoming;
+pub use wal_file::{WalFile, WalFileError};

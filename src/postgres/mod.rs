@@ -1,0 +1,32 @@
+//! The vocabulary of PostgreSQL: names, positions and file formats, as pure values.
+//!
+//! Nothing here does I/O, reads a clock or knows a store. Each parser names the PostgreSQL file
+//! and struct that it follows; what it returns is valid by construction.
+
+pub mod backup_history;
+pub mod control_file;
+pub mod ident;
+pub mod lsn;
+pub mod recovery;
+pub mod segment;
+pub mod timeline;
+pub mod wal_header;
+pub mod wal_name;
+
+pub use ident::{ClusterIdent, PgMajor, SystemId};
+pub use lsn::Lsn;
+pub use segment::{SegmentName, SegmentNumber, SegmentSize};
+pub use timeline::{HistoryFile, TimelineId};
+pub use wal_header::WalHeader;
+pub use wal_name::WalName;
+
+/// Text or bytes that are not what PostgreSQL writes; the message says what is wrong with them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}

@@ -1,0 +1,305 @@
+//! The layout of keys, both ways: the one file that knows where things lie.
+//!
+//! ```text
+//! <cluster>/identity/<n>.json
+//! <cluster>/<n>/wal/<timeline>/<timeline>.history.zst
+//! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.zst
+//! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.<8 hex>.backup.zst
+//! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.zst
+//! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.<16 hex of SHA-256>.zst
+//! <cluster>/record/<kind>/<name>
+//! ```
+//!
+//! Within a timeline, keys of segments are ordered as their positions are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::postgres::{SegmentName, TimelineId, WalName};
+use crate::storage::key::InvalidKey;
+use crate::storage::{KeyPrefix, ObjectKey};
+use crate::stream::Sha256;
+
+/// The name an operator gives a cluster: a single part of a key, not only digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName(String);
+
+impl FromStr for ClusterName {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let key: ObjectKey = text.parse()?;
+        if key.as_str().contains('/') || key.as_str().len() > 100 {
+            return Err(InvalidKey(text.to_owned()));
+        }
+        Ok(ClusterName(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which of the clusters that lived under one name, from 1: `pg_upgrade` and `initdb` begin a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    /// What the first push creates.
+    pub const FIRST: Generation = Generation(1);
+
+    fn parse(text: &str) -> Option<Self> {
+        let plain = !text.is_empty() && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| text.parse().ok()).flatten().map(Generation)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What a key below `wal/` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalKey {
+    /// The one place of a WAL file.
+    File(WalName),
+    /// A second partial segment of this name with another content; the first 16 digits of its digest.
+    OtherPartial(SegmentName, String),
+}
+
+/// The keys of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    cluster: ClusterName,
+    root: KeyPrefix,
+}
+
+/// The end of the name of every compressed object.
+const SUFFIX: &str = ".zst";
+
+impl Layout {
+    /// The layout below a cluster's name.
+    pub fn new(cluster: ClusterName) -> Self {
+        let root = prefix(format!("{cluster}/"));
+        Layout { cluster, root }
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Everything of the cluster.
+    pub fn root(&self) -> &KeyPrefix {
+        &self.root
+    }
+
+    /// All identities.
+    pub fn identities(&self) -> KeyPrefix {
+        prefix(format!("{}identity/", self.root))
+    }
+
+    /// The identity of a generation.
+    pub fn identity(&self, generation: Generation) -> ObjectKey {
+        key(format!("{}identity/{generation}.json", self.root))
+    }
+
+    /// The generation whose identity has this key.
+    pub fn parse_identity(&self, key: &ObjectKey) -> Option<Generation> {
+        let name = key.as_str().strip_prefix(self.identities().as_str())?;
+        Generation::parse(name.strip_suffix(".json")?)
+    }
+
+    /// Whether a key belongs to what generations hold, and not to identities, dumps or records.
+    pub fn is_generation_data(&self, key: &ObjectKey) -> bool {
+        let below = key.as_str().strip_prefix(self.root.as_str());
+        below.and_then(|rest| rest.split_once('/')).is_some_and(|(first, _)| Generation::parse(first).is_some())
+    }
+
+    /// All WAL of a generation.
+    pub fn wal(&self, generation: Generation) -> KeyPrefix {
+        prefix(format!("{}{generation}/wal/", self.root))
+    }
+
+    /// All WAL of a timeline.
+    pub fn timeline(&self, generation: Generation, timeline: TimelineId) -> KeyPrefix {
+        prefix(format!("{}{generation}/wal/{timeline}/", self.root))
+    }
+
+    /// Greater than every key of this timeline, smaller than every key of the next.
+    pub fn after_timeline(&self, generation: Generation, timeline: TimelineId) -> String {
+        format!("{}{generation}/wal/{timeline}/~", self.root)
+    }
+
+    /// The place of a WAL file.
+    pub fn wal_file(&self, generation: Generation, name: WalName) -> ObjectKey {
+        let timeline = self.timeline(generation, name.timeline());
+        key(match name.segment() {
+            Some(segment) => format!("{timeline}{:08X}/{name}{SUFFIX}", segment.log),
+            None => format!("{timeline}{name}{SUFFIX}"),
+        })
+    }
+
+    /// The place of another partial segment of this name.
+    pub fn other_partial(&self, generation: Generation, segment: SegmentName, content: Sha256) -> ObjectKey {
+        let timeline = self.timeline(generation, segment.timeline);
+        key(format!("{timeline}{:08X}/{segment}.partial.{}{SUFFIX}", segment.log, content.short()))
+    }
+
+    /// What a key below [`Layout::wal`] names; `None` for a key that is not one of ours.
+    pub fn parse_wal(&self, key: &ObjectKey) -> Option<(Generation, WalKey)> {
+        let below = key.as_str().strip_prefix(self.root.as_str())?;
+        let (generation, rest) = below.split_once("/wal/")?;
+        let generation = Generation::parse(generation)?;
+        let stem = rest.rsplit('/').next()?.strip_suffix(SUFFIX)?;
+        let (found, canonical) = match other_partial(stem) {
+            Some((segment, digest)) => {
+                let timeline = self.timeline(generation, segment.timeline);
+                let canonical = format!("{timeline}{:08X}/{stem}{SUFFIX}", segment.log);
+                (WalKey::OtherPartial(segment, digest), canonical)
+            }
+            None => {
+                let name: WalName = stem.parse().ok()?;
+                (WalKey::File(name), self.wal_file(generation, name).as_str().to_owned())
+            }
+        };
+        (canonical == key.as_str()).then_some((generation, found))
+    }
+
+    /// A note of a kind: probes, runs, drills.
+    pub fn record(&self, kind: &str, name: &str) -> Result<ObjectKey, InvalidKey> {
+        self.root.below("record")?.below(kind)?.key(name)
+    }
+}
+
+fn other_partial(stem: &str) -> Option<(SegmentName, String)> {
+    let (segment, digest) = stem.split_once(".partial.")?;
+    let digits = digest.len() == 16 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then(|| segment.parse().ok()).flatten().map(|segment| (segment, digest.to_owned()))
+}
+
+/// A key made of parts that are valid by construction.
+fn key(text: String) -> ObjectKey {
+    match text.parse() {
+        Ok(key) => key,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+/// A prefix made of parts that are valid by construction.
+fn prefix(text: String) -> KeyPrefix {
+    match text.parse() {
+        Ok(prefix) => prefix,
+        Err(error) => unreachable!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{SegmentNumber, SegmentSize};
+    use proptest::prelude::*;
+
+    fn layout() -> Layout {
+        Layout::new("main".parse().unwrap())
+    }
+
+    #[test]
+    fn keys_are_where_the_format_says() {
+        let layout = layout();
+        let at = |name: &str| layout.wal_file(Generation(3), name.parse().unwrap()).to_string();
+        assert_eq!(at("0000000100000002000000FF"), "main/3/wal/00000001/00000002/0000000100000002000000FF.zst");
+        assert_eq!(at("00000002.history"), "main/3/wal/00000002/00000002.history.zst");
+        assert_eq!(layout.identity(Generation(1)).as_str(), "main/identity/1.json");
+        assert_eq!(
+            at("000000010000000200000003.00000028.backup"),
+            "main/3/wal/00000001/00000002/000000010000000200000003.00000028.backup.zst"
+        );
+    }
+
+    #[test]
+    fn foreign_keys_are_not_ours() {
+        let layout = layout();
+        for text in [
+            "main/1/wal/00000001/00000002/000000010000000300000003.zst",
+            "main/1/wal/00000002/00000002/000000010000000200000003.zst",
+            "main/1/wal/00000001/000000010000000200000003.zst",
+            "main/1/wal/00000001/00000002/000000010000000200000003",
+            "main/1/wal/00000001/00000002/000000010000000200000003.gz",
+            "main/01/wal/00000001/00000002/000000010000000200000003.zst",
+            "main/0/wal/00000001/00000002/000000010000000200000003.zst",
+            "other/1/wal/00000001/00000002/000000010000000200000003.zst",
+            "main/1/wal/00000001/00000002/000000010000000200000003.partial.0123.zst",
+            "main/identity/1.json",
+        ] {
+            assert_eq!(layout.parse_wal(&text.parse().unwrap()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn generation_data_is_told_from_the_rest() {
+        let layout = layout();
+        for (text, expected) in [
+            ("main/1/wal/x", true),
+            ("main/12/backup/y", true),
+            ("main/identity/1.json", false),
+            ("main/record/probe/1", false),
+            ("main/dump/1/part", false),
+        ] {
+            assert_eq!(layout.is_generation_data(&text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn cluster_names_are_one_part() {
+        for text in ["", "a/b", ".a", "..", "a b", &"a".repeat(101)] {
+            assert!(text.parse::<ClusterName>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_go_both_ways(timeline in 1u32.., log: u32, segment: u32, offset: u32, generation in 1u32.., kind in 0..5, digest: [u8; 32]) {
+            let layout = layout();
+            let timeline = TimelineId::new(timeline).unwrap();
+            let segment = SegmentName { timeline, log, segment };
+            let generation = Generation(generation);
+            let name = match kind {
+                0 => WalName::Segment(segment),
+                1 => WalName::Partial(segment),
+                2 => WalName::Backup { segment, offset },
+                3 => WalName::History(timeline),
+                _ => {
+                    let key = layout.other_partial(generation, segment, Sha256(digest));
+                    let parsed = layout.parse_wal(&key);
+                    prop_assert_eq!(parsed, Some((generation, WalKey::OtherPartial(segment, Sha256(digest).short()))));
+                    return Ok(());
+                }
+            };
+            prop_assert_eq!(layout.parse_wal(&layout.wal_file(generation, name)), Some((generation, WalKey::File(name))));
+        }
+
+        #[test]
+        fn order_of_keys_is_order_of_positions(bits in 20u32..=30, a in 0u64..1 << 32, b in 0u64..1 << 32, timeline in 1u32..) {
+            let size = SegmentSize::new(1 << bits).unwrap();
+            let timeline = TimelineId::new(timeline).unwrap();
+            let at = |number| layout().wal_file(Generation(1), WalName::Segment(size.name(timeline, SegmentNumber(number))));
+            prop_assert_eq!(a.cmp(&b), at(a).cmp(&at(b)));
+        }
+
+        #[test]
+        fn timelines_end_before_the_next_begins(timeline in 1u32..u32::MAX, log: u32, segment: u32) {
+            let layout = layout();
+            let number = |timeline| TimelineId::new(timeline).unwrap();
+            let file = |timeline| layout.wal_file(Generation(1), WalName::Segment(SegmentName { timeline: number(timeline), log, segment }));
+            let end = layout.after_timeline(Generation(1), number(timeline));
+            prop_assert!(file(timeline).as_str() < end.as_str());
+            prop_assert!(end.as_str() < file(timeline + 1).as_str());
+            prop_assert!(end.as_str() < layout.wal_file(Generation(1), WalName::History(number(timeline + 1))).as_str());
+        }
+    }
+}

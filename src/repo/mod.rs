@@ -1,0 +1,48 @@
+//! What the store holds: keys, identity, WAL objects, and the proof that something is absent.
+//!
+//! This layer knows what lies under a repository's URL and decides what it means. It prints nothing, reads no
+//! clock and touches no local file: times are arguments.
+
+pub mod absence;
+pub mod archive;
+pub mod error;
+pub mod identity;
+pub mod layout;
+pub mod wal_object;
+
+pub use absence::Absence;
+pub use archive::{Archived, WalArchive};
+pub use error::RepoError;
+pub use identity::{Identities, Identity};
+pub use layout::{ClusterName, Generation, Layout, WalKey};
+pub use wal_object::{WalObjectHeader, Writer};
+
+use std::sync::Arc;
+
+use crate::storage::ObjectStore;
+
+/// One cluster's part of a store.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// The store under the repository's URL.
+    pub store: Arc<dyn ObjectStore>,
+    /// Where things lie in it.
+    pub layout: Layout,
+}
+
+impl Repository {
+    /// The repository of `cluster` in `store`.
+    pub fn new(store: Arc<dyn ObjectStore>, cluster: ClusterName) -> Self {
+        Repository { store, layout: Layout::new(cluster) }
+    }
+
+    /// The repository as an operator would name it.
+    pub fn describe(&self) -> String {
+        format!("{} (cluster `{}`)", self.store.describe(), self.layout.cluster())
+    }
+
+    /// The WAL of one generation.
+    pub fn archive(&self, generation: Generation) -> WalArchive {
+        WalArchive { store: Arc::clone(&self.store), layout: self.layout.clone(), generation }
+    }
+}

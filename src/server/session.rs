@@ -1,0 +1,150 @@
+//! A SQL session with the server: settings, state of the archiver, a WAL switch.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::conninfo::Conninfo;
+use super::tls::client_config;
+use crate::postgres::{SystemId, WalName};
+
+/// The server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ServerError(pub String);
+
+/// A connection; it ends when this is dropped.
+pub struct Session {
+    client: Client,
+}
+
+/// What `pg_stat_archiver` and a few settings say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `server_version_num`
+    pub version: u32,
+    /// The system identifier.
+    pub system_id: SystemId,
+    /// `archive_mode`
+    pub archive_mode: String,
+    /// `wal_level`
+    pub wal_level: String,
+    /// `archive_command`
+    pub archive_command: String,
+    /// `archive_timeout` in seconds.
+    pub archive_timeout: i64,
+    /// Whether the server is a standby.
+    pub in_recovery: bool,
+    /// Failures that the archiver has counted.
+    pub failed_count: i64,
+    /// The file that failed last, if nothing was archived since.
+    pub failing: Option<String>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Session {
+    /// Connects.
+    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
+        let describe = conninfo.describe();
+        let failed = |why: String| ServerError(format!("cannot connect to PostgreSQL ({describe}): {why}"));
+        let config = configure(conninfo).map_err(&failed)?;
+        let verify = matches!(conninfo.get("sslmode"), Some("verify-ca" | "verify-full"));
+        let root = conninfo.get("sslrootcert").map(Path::new);
+        let tls = client_config(verify, root).map_err(|e| failed(e.to_string()))?;
+        let connecting = config.connect(MakeRustlsConnect::new(tls));
+        let (client, connection) = timeout(PATIENCE, connecting)
+            .await
+            .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
+            .map_err(|e| failed(reason(&e)))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to PostgreSQL ended: {error}");
+            }
+        });
+        Ok(Session { client })
+    }
+
+    /// Asks for everything that `check` judges.
+    pub async fn facts(&self) -> Result<ServerFacts, ServerError> {
+        let row = self
+            .one(
+                "select current_setting('server_version_num')::int8, \
+                 (select system_identifier from pg_control_system()), current_setting('archive_mode'), \
+                 current_setting('wal_level'), current_setting('archive_command'), \
+                 (select setting::int8 from pg_settings where name = 'archive_timeout'), pg_is_in_recovery(), \
+                 a.failed_count, case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') \
+                 then a.last_failed_wal end from pg_stat_archiver a",
+            )
+            .await?;
+        let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| ServerError(reason(&e)));
+        let number = |at: usize| row.try_get::<_, i64>(at).map_err(|e| ServerError(reason(&e)));
+        Ok(ServerFacts {
+            version: u32::try_from(number(0)?).map_err(|e| ServerError(e.to_string()))?,
+            system_id: SystemId(number(1)?.cast_unsigned()),
+            archive_mode: text(2)?,
+            wal_level: text(3)?,
+            archive_command: text(4)?,
+            archive_timeout: number(5)?,
+            in_recovery: row.try_get(6).map_err(|e| ServerError(reason(&e)))?,
+            failed_count: number(7)?,
+            failing: row.try_get(8).map_err(|e| ServerError(reason(&e)))?,
+        })
+    }
+
+    /// Writes a little WAL, ends the segment, and returns its name: it will be archived now.
+    pub async fn switch_wal(&self) -> Result<WalName, ServerError> {
+        // A transaction with an id writes a commit record: a segment without anything in it is not switched.
+        self.one("select txid_current()").await?;
+        let row = self.one("select pg_walfile_name(pg_switch_wal())").await?;
+        let name: String = row.try_get(0).map_err(|e| ServerError(reason(&e)))?;
+        name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
+    }
+
+    async fn one(&self, sql: &str) -> Result<tokio_postgres::Row, ServerError> {
+        let asking = self.client.query_one(sql, &[]);
+        let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", PATIENCE.as_secs()));
+        timeout(PATIENCE, asking).await.map_err(late)?.map_err(|e| ServerError(reason(&e)))
+    }
+}
+
+fn configure(conninfo: &Conninfo) -> Result<Config, String> {
+    let mut config = Config::new();
+    let get = |name| conninfo.get(name).unwrap_or_default();
+    for host in get("host").split(',').filter(|host| !host.is_empty()) {
+        config.host(host);
+    }
+    for address in get("hostaddr").split(',').filter(|address| !address.is_empty()) {
+        config.hostaddr(address.parse().map_err(|_| format!("`{address}` is not an address"))?);
+    }
+    for port in get("port").split(',') {
+        config.port(port.parse().map_err(|_| format!("`{port}` is not a port"))?);
+    }
+    config.user(get("user")).dbname(get("dbname")).connect_timeout(PATIENCE);
+    config.application_name(conninfo.get("application_name").unwrap_or("pgark"));
+    if let Some(password) = conninfo.get("password") {
+        config.password(password);
+    }
+    config.ssl_mode(match conninfo.get("sslmode").unwrap_or("prefer") {
+        "disable" => SslMode::Disable,
+        "allow" | "prefer" => SslMode::Prefer,
+        "require" | "verify-ca" | "verify-full" => SslMode::Require,
+        other => return Err(format!("`{other}` is not an sslmode")),
+    });
+    Ok(config)
+}
+
+/// The server's own words, or the cause of a broken connection.
+fn reason(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return answer.message().to_owned();
+    }
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,76 @@
+//! Listing a directory tree as S3 lists keys: in byte order, from any point, in pages.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::object_store::Continuation;
+use super::{ListPage, Listed, ObjectKey};
+
+/// The first `limit` objects below `root` whose keys begin with `prefix` and are greater than `after`.
+pub fn list_page(root: &Path, prefix: &str, after: &str, limit: usize) -> io::Result<ListPage> {
+    let mut page = Page { after, wanted: limit + 1, objects: Vec::new() };
+    page.walk(&root.join(prefix), prefix)?;
+    let mut objects = page.objects;
+    let more = objects.len() > limit;
+    objects.truncate(limit);
+    let last = objects.last().map(|last| Continuation::After(last.key.as_str().to_owned()));
+    Ok(ListPage { objects, more: last.filter(|_| more) })
+}
+
+struct Page<'a> {
+    after: &'a str,
+    wanted: usize,
+    objects: Vec<Listed>,
+}
+
+impl Page<'_> {
+    fn walk(&mut self, directory: &Path, prefix: &str) -> io::Result<()> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            // Nothing was stored here, or it was deleted while we were on the way.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let Ok(mut name) = entry.file_name().into_string() else { continue };
+            if format!("{prefix}{name}").parse::<ObjectKey>().is_err() {
+                continue;
+            }
+            // As a key, a directory's name goes on with a slash, and sorts so.
+            if entry.file_type()?.is_dir() {
+                name.push('/');
+            }
+            names.push(name);
+        }
+        names.sort_unstable();
+        for name in names {
+            if self.objects.len() >= self.wanted {
+                return Ok(());
+            }
+            let key = format!("{prefix}{name}");
+            if name.ends_with('/') {
+                if key.as_str() > self.after || self.after.starts_with(&key) {
+                    self.walk(&directory.join(&name), &key)?;
+                }
+            } else if key.as_str() > self.after {
+                self.add(&directory.join(&name), &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, key: &str) -> io::Result<()> {
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let (true, Ok(key)) = (meta.is_file(), key.parse()) {
+            self.objects.push(Listed { key, size: meta.len(), modified: meta.modified().ok() });
+        }
+        Ok(())
+    }
+}

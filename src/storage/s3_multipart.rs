@@ -1,0 +1,121 @@
+//! Large objects in parts: a broken connection costs one part, not all.
+//!
+//! The object appears when CompleteMultipartUpload says so, create-only like a single PUT. That call may answer
+//! 200 and put an error into the body: only a result with an ETag counts.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::s3::S3Store;
+use super::s3_error::{answer, classify};
+use super::{ObjectKey, Put, StoreError, StoreErrorKind, UserMetadata};
+use crate::stream::Sha256;
+
+/// Objects above this many bytes are sent in parts.
+pub const THRESHOLD: usize = 32 << 20;
+const PART: usize = 16 << 20;
+const PARALLEL: usize = 2;
+
+/// Creates an object from its parts.
+pub async fn put(store: &S3Store, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
+    let upload = begin(store, key, user).await?;
+    let outcome = send(store, key, &upload, body).await;
+    if !matches!(outcome, Ok(Put::Created)) {
+        abort(store, key, &upload).await;
+    }
+    outcome
+}
+
+async fn begin(store: &S3Store, key: &ObjectKey, user: &UserMetadata) -> Result<String, StoreError> {
+    let (sse, kms_key) = store.sse();
+    let what = store.at("beginning to write", key);
+    let request = store
+        .client
+        .create_multipart_upload()
+        .bucket(&store.settings.bucket)
+        .key(store.full_key(key))
+        .set_metadata(Some(user.clone().into_iter().collect()))
+        .checksum_algorithm(ChecksumAlgorithm::Sha256)
+        .set_storage_class(store.storage_class())
+        .set_server_side_encryption(sse)
+        .set_ssekms_key_id(kms_key);
+    let output = request.send().await.map_err(|error| classify(&what, error))?;
+    let missing = || StoreError::new(StoreErrorKind::Unexpected, format!("{what}: the answer names no upload"));
+    output.upload_id.ok_or_else(missing)
+}
+
+async fn send(store: &S3Store, key: &ObjectKey, upload: &str, body: Bytes) -> Result<Put, StoreError> {
+    let parts = (0..body.len()).step_by(PART).enumerate().map(|(index, start)| {
+        let part = body.slice(start..(start + PART).min(body.len()));
+        send_part(store, key, upload, index as i32 + 1, part)
+    });
+    let parts: Vec<CompletedPart> = stream::iter(parts).buffered(PARALLEL).try_collect().await?;
+    let request = store
+        .client
+        .complete_multipart_upload()
+        .bucket(&store.settings.bucket)
+        .key(store.full_key(key))
+        .upload_id(upload)
+        .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+        .set_if_none_match(store.by_store().then(|| "*".to_owned()))
+        .customize()
+        .config_override(store.settings.timeouts.for_body(body.len() as u64));
+    let what = store.at("completing", key);
+    match request.send().await {
+        Ok(output) if output.e_tag().is_some() => Ok(Put::Created),
+        Ok(_) => Err(StoreError::new(
+            StoreErrorKind::Unexpected,
+            format!("{what}: the answer says success but names no ETag"),
+        )),
+        Err(error) => match answer(&error).and_then(|a| a.code) {
+            Some("PreconditionFailed") => Ok(Put::Exists),
+            // An earlier try of this very request may have completed the upload before its answer was lost.
+            Some("NoSuchUpload") => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                format!("{what}: the upload is gone; it may have been completed"),
+            )),
+            _ => Err(store.put_error(classify(&what, error))),
+        },
+    }
+}
+
+async fn send_part(
+    store: &S3Store,
+    key: &ObjectKey,
+    upload: &str,
+    number: i32,
+    part: Bytes,
+) -> Result<CompletedPart, StoreError> {
+    let checksum = BASE64.encode(Sha256::of(&part).0);
+    let length = part.len() as u64;
+    let request = store
+        .client
+        .upload_part()
+        .bucket(&store.settings.bucket)
+        .key(store.full_key(key))
+        .upload_id(upload)
+        .part_number(number)
+        .checksum_sha256(&checksum)
+        .body(ByteStream::from(part))
+        .customize()
+        .config_override(store.settings.timeouts.for_body(length));
+    let request = if store.settings.sign_payload { request } else { request.disable_payload_signing() };
+    let what = store.at(&format!("writing part {number} of"), key);
+    let output = request.send().await.map_err(|error| classify(&what, error))?;
+    let missing = || StoreError::new(StoreErrorKind::Unexpected, format!("{what}: the answer names no ETag"));
+    let etag = output.e_tag.ok_or_else(missing)?;
+    Ok(CompletedPart::builder().part_number(number).e_tag(etag).checksum_sha256(checksum).build())
+}
+
+/// Frees the parts. A failure leaves them to the bucket's life-cycle rule or to `expire`.
+async fn abort(store: &S3Store, key: &ObjectKey, upload: &str) {
+    let request =
+        store.client.abort_multipart_upload().bucket(&store.settings.bucket).key(store.full_key(key)).upload_id(upload);
+    if let Err(error) = request.send().await {
+        tracing::debug!("{}", classify(&store.at("aborting the upload of", key), error));
+    }
+}

@@ -1,0 +1,15 @@
+//! Bytes in flight: digest, compression, the frame that carries a header, resumable reading.
+//!
+//! This layer moves bytes and measures them. It knows no keys, no settings and no stores, and it
+//! does not know what the header of an object says: that is `repo::wal_object`.
+
+pub mod digest;
+pub mod frame;
+pub mod pack;
+pub mod resume;
+pub mod unpack;
+
+pub use digest::{Receipt, Sha256, Sha256Hasher};
+pub use pack::{Packed, pack};
+pub use resume::{RangeSource, Resumable};
+pub use unpack::{UnpackError, Unpacker};
