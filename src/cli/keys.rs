@@ -115,7 +115,7 @@ pub const KEYS: &[Key] = &[
     key("repo", "attempts", Kind::Integer(1, 20), Some("3"), "How often a single request is tried."),
     key("wal", "level", Kind::Integer(1, 19), Some("1"), "zstd level of WAL."),
     key("wal", "push_deadline", Kind::Duration, Some("60s"), "When wal-push gives up; PostgreSQL tries again."),
-    key("wal", "stop_deadline", Kind::Duration, Some("5s"), "The same once the server was told to stop."),
+    key("wal", "stop_deadline", Kind::Duration, Some("3s"), "The same once the server was told to stop."),
     key("wal", "fetch_retry", Kind::Duration, Some("5m"), "How long wal-fetch bears faults; then it stops recovery."),
     key("wal", "standby_retry", Kind::Duration, Some("10s"), "The same on a standby, which then streams."),
     key("wal", "strict_standby", Kind::Bool, Some("false"), "Stop a standby on a fault instead of letting it stream."),

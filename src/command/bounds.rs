@@ -43,7 +43,7 @@ pub struct Stopping {
 }
 
 /// How often the server's state is looked at: a file of 100 bytes.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 
 async fn interrupted() -> &'static str {
     let mut caught = Vec::new();

@@ -21,7 +21,7 @@ use crate::disk::{DataDir, Incoming};
 use crate::postgres::{SegmentName, WalName};
 use crate::repo::archive::ReadBounds;
 use crate::repo::wal_object::Expected;
-use crate::repo::{Absence, Generation, Repository};
+use crate::repo::{Absence, Asking, Generation, Repository};
 use crate::stream::resume::WORTHWHILE;
 
 /// A file that is wanted.
@@ -190,14 +190,17 @@ async fn restore(
         |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {e}", fetch.path.display()));
     let incoming = Incoming::create(&fetch.path).map_err(place)?;
     let sink = incoming.writer().map_err(place)?;
-    let bounds = ReadBounds { stall: fetch.stall, patience: PATIENCE, progress: Arc::clone(progress) };
-    let read = repository.archive(generation).read(expected, sink, &bounds).await;
+    let read = repository.archive(generation).read(expected, sink, &bounds(fetch, progress)).await;
     match read {
         Ok(Some((header, _))) => incoming.commit(header.plain_length).map_err(place).map(|()| true),
         Ok(None) => Ok(false),
         Err(crate::repo::RepoError::Destination(error)) => Err(place(error)),
         Err(error) => Err(error.into()),
     }
+}
+
+fn bounds(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> ReadBounds {
+    ReadBounds { stall: fetch.stall, patience: PATIENCE, progress: Arc::clone(progress) }
 }
 
 async fn prove_absence(
@@ -207,8 +210,13 @@ async fn prove_absence(
     facts: Option<ClusterFacts>,
     progress: &Arc<AtomicU64>,
 ) -> Result<Fetched, Failure> {
-    let recovering_on = facts.map(|facts| facts.control.timeline);
-    let later = match repository.archive(generation).absence_of(fetch.name, recovering_on).await? {
+    let asking = Asking {
+        ident: facts.map(|facts| facts.ident),
+        segment_size: facts.map(|facts| facts.control.segment_size),
+        recovering_on: facts.map(|facts| facts.control.timeline),
+    };
+    let archive = repository.archive(generation);
+    let later = match archive.absence_of(fetch.name, &asking, &bounds(fetch, progress)).await? {
         Absence::Proven => return Ok(Fetched::Absent),
         Absence::Gap { later } => later,
     };

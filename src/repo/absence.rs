@@ -1,94 +1,184 @@
 //! The proof that a WAL file is absent: what may end a recovery.
 //!
 //! The store's own word for the missing object ([`crate::storage::Get::Missing`]) and the identity of the
-//! repository come first; the caller has both. What is added here: one listing must show nothing later, for
-//! then the missing file is a gap, and stopping there would lose what lies behind.
+//! repository come first; the caller has both. What is added here: nothing may show that the missing file once was.
+//! Then it is a gap, and stopping there would lose what lies behind.
 
-use super::archive::WalArchive;
+use super::archive::{ReadBounds, WalArchive};
 use super::error::RepoError;
 use super::layout::WalKey;
-use crate::postgres::{TimelineId, WalName};
+use super::wal_object::Expected;
+use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::storage::ObjectStoreExt;
 use crate::storage::object_store::Visit;
-use crate::storage::{KeyPrefix, ObjectStoreExt};
 
 /// What a missing file means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// Nothing later is there: this is where the archive ends.
+    /// Nothing shows that there ever was one: this is where the archive ends.
     Proven,
-    /// Something later is there.
+    /// Something shows that there was.
     Gap {
-        /// Its name.
-        later: WalName,
+        /// What: the name of a WAL file, or the whole key of something that this pgark does not know.
+        later: String,
     },
+}
+
+/// What is known about the cluster that asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asking {
+    /// Which it is.
+    pub ident: Option<ClusterIdent>,
+    /// The size of its segments.
+    pub segment_size: Option<SegmentSize>,
+    /// The timeline on which its recovery begins.
+    pub recovering_on: Option<TimelineId>,
 }
 
 const PAGE: usize = 100;
 
 impl WalArchive {
-    /// Judges a file that the store does not have. `recovering_on` is the timeline that recovery begins on, if
-    /// known.
+    /// Judges a file that the store does not have.
     ///
-    /// * A segment: anything of a later segment of its timeline makes a gap.
+    /// * A segment: anything of a later segment of its timeline makes a gap. So does a later timeline that left this one
+    ///   behind the segment: its history shows that this timeline went on, though nobody archived it.
     /// * A history file above `recovering_on` is asked for to find newer timelines: anything of a higher timeline
     ///   makes a gap. Parents' histories may be missing from a repository that was begun later, and timeline 1
     ///   never has one.
+    /// * An object there whose name is not known counts as later, too.
     /// * Partial segments and backup notes: their absence is just that.
-    pub async fn absence_of(&self, name: WalName, recovering_on: Option<TimelineId>) -> Result<Absence, RepoError> {
+    pub async fn absence_of(&self, name: WalName, asking: &Asking, bounds: &ReadBounds) -> Result<Absence, RepoError> {
         match name {
-            WalName::Segment(segment) => {
-                let prefix = self.layout.timeline(self.generation, segment.timeline);
-                let after = self.layout.wal_file(self.generation, name);
-                let later = |other: WalName| {
-                    other.segment().is_some_and(|other| other != segment && other.at_or_after(segment))
-                };
-                self.look_behind(&prefix, after.as_str(), later).await
-            }
+            WalName::Segment(segment) => self.absence_of_segment(segment, asking, bounds).await,
             WalName::History(timeline)
-                if timeline != TimelineId::FIRST && recovering_on.is_none_or(|own| timeline > own) =>
+                if timeline != TimelineId::FIRST && asking.recovering_on.is_none_or(|own| timeline > own) =>
             {
-                let prefix = self.layout.wal(self.generation);
                 let after = self.layout.after_timeline(self.generation, timeline);
-                self.look_behind(&prefix, &after, |other| other.timeline() > timeline).await
+                Ok(match self.next_behind(&after, |_| false).await? {
+                    Some(Behind::File(later)) => Absence::Gap { later: later.to_string() },
+                    Some(Behind::Unknown(later)) => Absence::Gap { later },
+                    None => Absence::Proven,
+                })
             }
             _ => Ok(Absence::Proven),
         }
     }
 
-    async fn look_behind(
+    async fn absence_of_segment(
         &self,
-        prefix: &KeyPrefix,
-        after: &str,
-        is_later: impl Fn(WalName) -> bool + Send + Sync,
+        segment: SegmentName,
+        asking: &Asking,
+        bounds: &ReadBounds,
     ) -> Result<Absence, RepoError> {
-        let mut absence = Absence::Proven;
+        let own = |other: WalName| match other {
+            WalName::History(timeline) => timeline == segment.timeline,
+            other => other.segment() == Some(segment),
+        };
+        let mut after = self.layout.wal_file(self.generation, WalName::Segment(segment)).as_str().to_owned();
+        loop {
+            let later = match self.next_behind(&after, own).await? {
+                None => return Ok(Absence::Proven),
+                Some(Behind::Unknown(later)) => return Ok(Absence::Gap { later }),
+                Some(Behind::File(later)) => later,
+            };
+            let timeline = later.timeline();
+            if timeline == segment.timeline {
+                return Ok(Absence::Gap { later: later.to_string() });
+            }
+            match self.history_of(timeline, asking, bounds).await? {
+                // A timeline that nobody can tell the origin of: it may come from behind the segment.
+                None => return Ok(Absence::Gap { later: later.to_string() }),
+                Some(history) if went_on_behind(&history, segment, asking.segment_size) => {
+                    return Ok(Absence::Gap { later: WalName::History(timeline).to_string() });
+                }
+                Some(_) => after = self.layout.after_timeline(self.generation, timeline),
+            }
+        }
+    }
+
+    async fn history_of(
+        &self,
+        timeline: TimelineId,
+        asking: &Asking,
+        bounds: &ReadBounds,
+    ) -> Result<Option<HistoryFile>, RepoError> {
+        let name = WalName::History(timeline);
+        let expected = Expected { name, ident: asking.ident, segment_size: None };
+        let Some((_, text)) = self.read(expected, Vec::new(), bounds).await? else {
+            return Ok(None);
+        };
+        let history = HistoryFile::parse(timeline, &text);
+        history.map(Some).map_err(|e| RepoError::damaged(&self.layout.wal_file(self.generation, name), e.to_string()))
+    }
+
+    /// The first object of the generation's WAL behind a key that is not `own`.
+    async fn next_behind(
+        &self,
+        after: &str,
+        own: impl Fn(WalName) -> bool + Send + Sync,
+    ) -> Result<Option<Behind>, RepoError> {
+        let mut found = None;
         self.store
-            .visit_after(prefix, Some(after), PAGE, |listed| {
-                let name = match self.layout.parse_wal(&listed.key) {
+            .visit_after(&self.layout.wal(self.generation), Some(after), PAGE, |listed| {
+                let known = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key));
+                let name = match known {
                     Some((_, WalKey::File(name))) => name,
                     Some((_, WalKey::OtherPartial(segment, _))) => WalName::Partial(segment),
-                    None => return Visit::More,
+                    // A newer pgark's object, or a name damaged on the way: it may well be what is looked for.
+                    None => {
+                        found = Some(Behind::Unknown(listed.name.clone()));
+                        return Visit::Enough;
+                    }
                 };
-                if !is_later(name) {
+                if own(name) {
                     return Visit::More;
                 }
-                absence = Absence::Gap { later: name };
+                found = Some(Behind::File(name));
                 Visit::Enough
             })
             .await?;
-        Ok(absence)
+        Ok(found)
+    }
+}
+
+enum Behind {
+    File(WalName),
+    Unknown(String),
+}
+
+/// Whether the segment's timeline was left at a position behind the segment. The segment in which it was left does not
+/// count: the later timeline has its own copy of it.
+fn went_on_behind(history: &HistoryFile, segment: SegmentName, size: Option<SegmentSize>) -> bool {
+    let left_at = history.entries.iter().find(|entry| entry.parent == segment.timeline).map(|entry| entry.switch);
+    match (left_at, size) {
+        (None, _) => false,
+        (Some(switch), Some(size)) => size.number(segment).is_ok_and(|number| number < size.containing(switch)),
+        // Without a data directory nobody says how long segments are: the upper half of the position decides.
+        (Some(switch), None) => u64::from(segment.log) < switch.0 >> 32,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::SystemId;
+    use crate::repo::wal_object::{Provenance, WalObject, Writer};
     use crate::repo::{Generation, Repository};
     use crate::storage::memory::MemoryStore;
     use crate::storage::{ObjectStore, UserMetadata};
+    use crate::stream::pack;
     use std::sync::Arc;
 
     fn judge(stored: &[&str], missing: &str, recovering_on: Option<u32>) -> Absence {
+        judge_with_histories(stored, &[], missing, recovering_on)
+    }
+
+    fn judge_with_histories(
+        stored: &[&str],
+        histories: &[(&str, &str)],
+        missing: &str,
+        recovering_on: Option<u32>,
+    ) -> Absence {
         let store = Arc::new(MemoryStore::default());
         let repository = Repository::new(store.clone(), "main".parse().unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -100,13 +190,35 @@ mod tests {
                 };
                 store.put(&key, "x".into(), &UserMetadata::new()).await.unwrap();
             }
-            let timeline = recovering_on.and_then(TimelineId::new);
-            repository.archive(Generation(1)).absence_of(missing.parse().unwrap(), timeline).await.unwrap()
+            for (name, text) in histories {
+                let object = history_object(name, text);
+                let key = repository.layout.wal_file(Generation(1), name.parse().unwrap());
+                store.put(&key, object.bytes, &UserMetadata::new()).await.unwrap();
+            }
+            let asking = Asking {
+                ident: None,
+                segment_size: Some(SegmentSize::DEFAULT),
+                recovering_on: recovering_on.and_then(TimelineId::new),
+            };
+            let archive = repository.archive(Generation(1));
+            archive.absence_of(missing.parse().unwrap(), &asking, &ReadBounds::default()).await.unwrap()
         })
     }
 
+    fn history_object(name: &str, text: &str) -> WalObject {
+        let packed = pack(text.as_bytes(), text.len() as u64, 1, WalObject::ROOM, |_, _| Ok(())).unwrap();
+        let from = Provenance {
+            name: name.parse().unwrap(),
+            ident: ClusterIdent { system_id: SystemId(7), major: 15.try_into().unwrap() },
+            segment_size: None,
+            written: jiff::Timestamp::UNIX_EPOCH,
+            writer: Writer { host: "db1".into(), pid: 1, version: "0" },
+        };
+        WalObject::build(from, packed).unwrap()
+    }
+
     fn gap(later: &str) -> Absence {
-        Absence::Gap { later: later.parse().unwrap() }
+        Absence::Gap { later: later.to_owned() }
     }
 
     const N: &str = "000000010000000000000005";
@@ -125,12 +237,40 @@ mod tests {
             "000000010000000000000005.partial",
             "000000010000000000000005.00000028.backup",
             "main/1/wal/00000001/00000000/000000010000000000000005.partial.0123456789abcdef.zst",
-            "main/1/wal/00000001/00000000/unknown",
-            "000000020000000000000006",
-            "00000002.history",
             "main/2/wal/00000001/00000000/000000010000000000000009.zst",
         ];
         assert_eq!(judge(&stored, N, None), Absence::Proven);
+    }
+
+    /// Segments are 16 MiB here: 5 ends at 0/6000000.
+    #[test]
+    fn a_timeline_that_was_left_later_makes_a_gap() {
+        let judge =
+            |histories: &[(&str, &str)]| judge_with_histories(&["000000020000000000000009"], histories, N, None);
+        let left_at = |switch: &str| format!("1\t{switch}\tx\n");
+        for (switch, expected) in [
+            ("0/6000000", gap("00000002.history")),
+            ("0/9000028", gap("00000002.history")),
+            ("1/0", gap("00000002.history")),
+            ("0/5FFFFFF", Absence::Proven),
+            ("0/5000028", Absence::Proven),
+            ("0/3000000", Absence::Proven),
+        ] {
+            assert_eq!(judge(&[("00000002.history", &left_at(switch))]), expected, "left at {switch}");
+        }
+        // The third timeline tells, not the second.
+        let second = ("00000002.history", "1\t0/3000000\tx\n");
+        let third = ("00000003.history", "1\t0/7000000\ty\n");
+        assert_eq!(judge(&[second, third]), gap("00000003.history"));
+        // One whose origin nobody knows.
+        assert_eq!(judge(&[]), gap("000000020000000000000009"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_passed_over() {
+        let unknown = "main/1/wal/00000001/00000000/000000010000000000000006.zst.age";
+        assert_eq!(judge(&[unknown], N, None), gap(unknown));
+        assert_eq!(judge(&["main/1/wal/00000001/00000000/000000010000000000000004.zst.age"], N, None), Absence::Proven);
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub struct ReadBounds {
     pub progress: Arc<AtomicU64>,
 }
 
+impl Default for ReadBounds {
+    fn default() -> Self {
+        ReadBounds { stall: Duration::from_secs(10), patience: 2, progress: Arc::default() }
+    }
+}
+
 /// Enough of an object to hold any header.
 const HEADER_READ: usize = 80 << 10;
 /// Pieces on the way from the network to the thread that unpacks.

@@ -119,7 +119,7 @@ impl Repository {
         let prefix = self.layout.identities();
         self.store
             .visit_after(&prefix, None, 1000, |listed| {
-                generations.extend(self.layout.parse_identity(&listed.key));
+                generations.extend(listed.name.parse().ok().and_then(|key| self.layout.parse_identity(&key)));
                 Visit::More
             })
             .await?;
@@ -202,8 +202,8 @@ impl Repository {
         let mut example = None;
         self.store
             .visit_after(self.layout.root(), None, 1, |listed| {
-                if self.layout.is_generation_data(&listed.key) {
-                    example = Some(listed.key.to_string());
+                if self.layout.is_generation_data(&listed.name) {
+                    example = Some(listed.name.clone());
                 }
                 Visit::Enough
             })

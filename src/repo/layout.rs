@@ -114,9 +114,9 @@ impl Layout {
         Generation::parse(name.strip_suffix(".json")?)
     }
 
-    /// Whether a key belongs to what generations hold, and not to identities, dumps or records.
-    pub fn is_generation_data(&self, key: &ObjectKey) -> bool {
-        let below = key.as_str().strip_prefix(self.root.as_str());
+    /// Whether an object of this name belongs to what generations hold, and not to identities, dumps or records.
+    pub fn is_generation_data(&self, name: &str) -> bool {
+        let below = name.strip_prefix(self.root.as_str());
         below.and_then(|rest| rest.split_once('/')).is_some_and(|(first, _)| Generation::parse(first).is_some())
     }
 
@@ -250,7 +250,7 @@ mod tests {
             ("main/record/probe/1", false),
             ("main/dump/1/part", false),
         ] {
-            assert_eq!(layout.is_generation_data(&text.parse().unwrap()), expected, "{text}");
+            assert_eq!(layout.is_generation_data(text), expected, "{text}");
         }
     }
 

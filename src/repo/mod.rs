@@ -10,7 +10,7 @@ pub mod identity;
 pub mod layout;
 pub mod wal_object;
 
-pub use absence::Absence;
+pub use absence::{Absence, Asking};
 pub use archive::{Archived, WalArchive};
 pub use error::RepoError;
 pub use identity::{Identities, Identity};

@@ -80,6 +80,7 @@ impl LocalStore {
         if !path.try_exists()? {
             self.create_directories(&parent)?;
             let temporary = Temporary::write(&parent, body)?;
+            self.give_to_owner(&temporary.path)?;
             match temporary.publish(&path) {
                 Ok(()) => {
                     self.sync_directories(&parent)?;
@@ -100,12 +101,22 @@ impl LocalStore {
         for part in below.components() {
             path.push(part);
             match fs::DirBuilder::new().mode(0o750).create(&path) {
-                Ok(()) => {}
+                Ok(()) => self.give_to_owner(&path)?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// What root creates, in `check` or `init`, belongs to the owner of the root directory: otherwise the server's user
+    /// could not archive beside it.
+    fn give_to_owner(&self, path: &Path) -> io::Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let owner = fs::metadata(&self.root)?;
+        std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid()))
     }
 
     /// Makes the names on the way from the root down to `parent` durable. All of them: another process may have

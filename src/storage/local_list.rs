@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::object_store::Continuation;
-use super::{ListPage, Listed, ObjectKey};
+use super::{ListPage, Listed};
 
 /// The first `limit` objects below `root` whose keys begin with `prefix` and are greater than `after`.
 pub fn list_page(root: &Path, prefix: &str, after: &str, limit: usize) -> io::Result<ListPage> {
@@ -14,7 +14,7 @@ pub fn list_page(root: &Path, prefix: &str, after: &str, limit: usize) -> io::Re
     let mut objects = page.objects;
     let more = objects.len() > limit;
     objects.truncate(limit);
-    let last = objects.last().map(|last| Continuation::After(last.key.as_str().to_owned()));
+    let last = objects.last().map(|last| Continuation::After(last.name.clone()));
     Ok(ListPage { objects, more: last.filter(|_| more) })
 }
 
@@ -35,8 +35,9 @@ impl Page<'_> {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;
-            let Ok(mut name) = entry.file_name().into_string() else { continue };
-            if format!("{prefix}{name}").parse::<ObjectKey>().is_err() {
+            let mut name = entry.file_name().to_string_lossy().into_owned();
+            // Hidden files are none of ours but for those that are not finished.
+            if name.starts_with('.') {
                 continue;
             }
             // As a key, a directory's name goes on with a slash, and sorts so.
@@ -68,8 +69,8 @@ impl Page<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if let (true, Ok(key)) = (meta.is_file(), key.parse()) {
-            self.objects.push(Listed { key, size: meta.len(), modified: meta.modified().ok() });
+        if meta.is_file() {
+            self.objects.push(Listed { name: key.to_owned(), size: meta.len(), modified: meta.modified().ok() });
         }
         Ok(())
     }

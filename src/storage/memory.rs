@@ -90,9 +90,13 @@ impl ObjectStore for MemoryStore {
         let mut matching = objects
             .iter()
             .filter(|(key, _)| key.as_str() > start && key.as_str().starts_with(prefix.as_str()))
-            .map(|(key, stored)| Listed { key: key.clone(), size: stored.meta.size, modified: stored.meta.modified });
+            .map(|(key, stored)| Listed {
+                name: key.as_str().to_owned(),
+                size: stored.meta.size,
+                modified: stored.meta.modified,
+            });
         let page: Vec<Listed> = matching.by_ref().take(limit).collect();
-        let more = matching.next().and(page.last()).map(|last| Continuation::After(last.key.as_str().to_owned()));
+        let more = matching.next().and(page.last()).map(|last| Continuation::After(last.name.clone()));
         Ok(ListPage { objects: page, more })
     }
 

@@ -72,8 +72,8 @@ pub enum Head {
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its key.
-    pub key: ObjectKey,
+    /// Its name, also one that is no [`ObjectKey`]: what stands in a store by accident must not be passed over.
+    pub name: String,
     /// Length in bytes.
     pub size: u64,
     /// When it was written, by the store's clock.
@@ -105,7 +105,7 @@ pub enum Continuation {
 /// * [`Put::Created`] and [`Put::Exists`] are said of durable objects only.
 /// * [`Get::Missing`] is proof of absence at that moment. Everything that only looks like absence is an error.
 /// * A read after a successful write sees it; so does a listing.
-/// * Listings are in the byte order of keys and pass over objects whose names are no [`ObjectKey`].
+/// * Listings are complete, in the byte order of keys, and begin where they are told to. A page that contradicts itself is an error.
 /// * Single requests are retried inside within the settings' bounds; whole operations are retried by callers.
 ///   Every wait has a deadline.
 #[async_trait]
@@ -199,9 +199,7 @@ pub trait ObjectStoreExt: ObjectStore {
             let mut from = after.map(|after| Continuation::After(after.to_owned()));
             loop {
                 let listing = self.list(prefix, from.as_ref(), page).await?;
-                // Not every store honours where a listing shall begin: ask again here.
-                let behind = |listed: &&Listed| after.is_none_or(|after| listed.key.as_str() > after);
-                for listed in listing.objects.iter().filter(behind) {
+                for listed in &listing.objects {
                     if visit(listed) == Visit::Enough {
                         return Ok(());
                     }

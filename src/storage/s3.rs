@@ -201,17 +201,38 @@ impl ObjectStore for S3Store {
             let message = format!("{}: the answer is not a listing of this bucket", what());
             return Err(StoreError::new(StoreErrorKind::Unexpected, message));
         }
-        let objects = output.contents().iter().filter_map(|object| {
-            let key = object.key()?.strip_prefix(own)?.parse().ok()?;
-            let size = object.size().and_then(|size| u64::try_from(size).ok())?;
-            let modified = object.last_modified().and_then(|time| (*time).try_into().ok());
-            Some(Listed { key, size, modified })
-        });
-        let objects = objects.collect();
-        let more = match (output.is_truncated().unwrap_or(false), output.next_continuation_token()) {
-            (false, _) => None,
-            (true, Some(token)) => Some(Continuation::Token(token.to_owned())),
-            (true, None) => {
+        let contradiction = |why: &str| {
+            StoreError::new(StoreErrorKind::Unexpected, format!("{}: the answer contradicts itself: {why}", what()))
+        };
+        let mut objects = Vec::new();
+        for object in output.contents() {
+            // A name that is not below the prefix was damaged on the way: what it stands for would be overlooked.
+            let below = |key: &str| key.starts_with(&format!("{own}{prefix}"));
+            let (Some(key), Some(size)) = (object.key().filter(|key| below(key)), object.size()) else {
+                return Err(contradiction("an object without its name or size"));
+            };
+            objects.push(Listed {
+                name: key[own.len()..].to_owned(),
+                size: u64::try_from(size).map_err(|_| contradiction("a negative size"))?,
+                modified: object.last_modified().and_then(|time| (*time).try_into().ok()),
+            });
+        }
+        if output.key_count().is_some_and(|count| usize::try_from(count) != Ok(objects.len())) {
+            return Err(contradiction("another number of objects than it says"));
+        }
+        if let Some(Continuation::After(start)) = from
+            && objects.iter().any(|listed| listed.name <= *start)
+        {
+            return Err(contradiction("it does not begin where it was told to"));
+        }
+        if !objects.is_sorted_by(|a, b| a.name < b.name) {
+            return Err(contradiction("names out of order"));
+        }
+        let more = match (output.is_truncated(), output.next_continuation_token()) {
+            (None, _) => return Err(contradiction("it does not say whether it is complete")),
+            (Some(false), _) => None,
+            (Some(true), Some(token)) => Some(Continuation::Token(token.to_owned())),
+            (Some(true), None) => {
                 let message = format!("{}: there is more, but the answer does not say where", what());
                 return Err(StoreError::new(StoreErrorKind::Unexpected, message));
             }

@@ -86,7 +86,7 @@ fn by_answer(what: &str, status: u16, code: Option<&str>, text: Option<&str>) ->
         ("", 401 | 403 | 407) => {
             (StoreErrorKind::Denied, Some("check the credentials, and whether a proxy stands between"))
         }
-        ("", _) => (StoreErrorKind::Unexpected, Some("is a proxy answering instead of the store?")),
+        ("" | "NotFound", _) => (StoreErrorKind::Unexpected, Some("is a proxy answering instead of the store?")),
         (_, 401 | 403) => (StoreErrorKind::Denied, None),
         (_, 400..=499) => (StoreErrorKind::Misconfigured, None),
         _ => (StoreErrorKind::Unexpected, None),
@@ -121,7 +121,8 @@ where
             StoreError::new(StoreErrorKind::Misconfigured, message)
         }
         SdkError::ConstructionFailure(_) => StoreError::new(StoreErrorKind::Misconfigured, message),
-        _ => StoreError::new(StoreErrorKind::Unavailable, message),
+        _ => StoreError::new(StoreErrorKind::Unavailable, message)
+            .with_hint("is the store up, and are `endpoint` and `region` under `[repo]` those of the bucket?"),
     }
 }
 
@@ -162,6 +163,7 @@ mod tests {
         let cases = [
             (404, Some("NoSuchBucket"), NoSuchContainer),
             (404, None, Unexpected),
+            (404, Some("NotFound"), Unexpected),
             (403, Some("AccessDenied"), Denied),
             (403, None, Denied),
             (400, Some("ExpiredToken"), Denied),

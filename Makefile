@@ -1,0 +1,45 @@
+# The two commands of a newcomer are `make demo` and `make test`: both install what is missing, as root or with sudo.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Servers of the tests live in memory where there is room: they are bound by fsync.
+ROOMY := $(shell [ -w /dev/shm ] && [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 3000000 ] && echo /dev/shm)
+TEST_ENV := $(if $(ROOMY),TMPDIR=$(ROOMY))
+
+.PHONY: help demo test test-matrix lint bench prepare clean
+
+help:
+	@echo 'make demo         archive, lose a table, restore to just before: in a throw-away PostgreSQL'
+	@echo 'make test         lints and all tests, on the PostgreSQL of this system'
+	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18'
+	@echo 'make bench        time, memory and requests, each beside its floor'
+
+prepare:
+	@tests/setup/install-build-tools.sh
+	@tests/setup/install-postgres.sh
+
+demo: prepare
+	cargo build
+	@tests/demo.sh target/debug/pgark
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --quiet
+
+test: prepare
+	@tests/setup/install-moto.sh
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(TEST_ENV) cargo test --lib --test it
+
+test-matrix: prepare
+	@tests/setup/install-postgres-matrix.sh
+	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init
+
+bench: prepare
+	cargo build --release
+	cargo bench --bench wal
+
+clean:
+	cargo clean

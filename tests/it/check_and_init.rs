@@ -1,0 +1,153 @@
+//! `check` finds what is wrong before it hurts; `init` writes a file that works.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use serde_json::Value;
+
+use crate::data_dir::FakeCluster;
+use crate::pitr::with_environment;
+use crate::postgres::{Account, Cluster, Installation, Scratch};
+use crate::program::{Call, Outcome, binary};
+use crate::repository::Repository;
+
+fn check(repository: &Repository, words: &[&str], env: &[(&str, &str)]) -> (i32, Value) {
+    let call = Call::new(["check", "--json"].iter().chain(words)).impatient().envs(repository.env());
+    let outcome = env.iter().fold(call, |call, (name, value)| call.env(name, *value)).run();
+    let report = serde_json::from_str(&outcome.stdout).unwrap_or_else(|e| panic!("{e}: {outcome:?}"));
+    (outcome.code, report)
+}
+
+#[track_caller]
+fn level(report: &Value, name: &str) -> String {
+    let findings = report["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["check"] == name);
+    let finding = finding.unwrap_or_else(|| panic!("no finding about {name} in {report}"));
+    if finding["level"] != "OK" {
+        assert!(finding["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "no hint: {finding}");
+    }
+    finding["level"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn all_is_well_with_a_server_that_archives() {
+    for installation in Installation::all_wanted() {
+        for repository in Repository::both() {
+            let command = format!("{} wal-push %p %f", binary().display());
+            let builder =
+                Cluster::builder().installation(installation).archive_command(&command).conf("archive_timeout = 60");
+            let cluster = with_environment(builder, &repository).start();
+            let conninfo = cluster.endpoint().conninfo();
+            let (code, first) = check(&repository, &["--conninfo", &conninfo], &[]);
+            // Before the first push there is no identity; the switched segment brings it.
+            assert_eq!((code, level(&first, "identity").as_str()), (1, "WARNING"), "{first}");
+            assert_eq!(level(&first, "wal-switch"), "OK");
+            let (code, report) = check(&repository, &["--conninfo", &conninfo], &[]);
+            assert_eq!(code, 0, "{report}");
+            assert_eq!(report["schema"], 1);
+            for name in
+                ["store", "absence", "conditional-writes", "checksums", "clock", "server", "cluster", "archive_command"]
+            {
+                assert_eq!(level(&report, name), "OK", "{report}");
+            }
+            assert!(repository.keys().iter().all(|key| !key.contains("record/")), "the probes are gone");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_set_up_wrong() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().conf("archive_command = 'cp %p /nowhere/%f'").conf("wal_level = replica").start();
+    let conninfo = cluster.endpoint().conninfo();
+    cluster.execute("create table t ()");
+    cluster.switch_wal();
+    cluster.wait_until("archiving fails", std::time::Duration::from_secs(30), || {
+        cluster.value("select failed_count > 0 from pg_stat_archiver") == "t"
+    });
+    let (code, report) = check(&repository, &["--conninfo", &conninfo, "--within", "1s"], &[]);
+    assert_eq!(code, 2, "{report}");
+    for name in ["archive_command", "archiver", "wal-switch"] {
+        assert_eq!(level(&report, name), "FAIL", "{report}");
+    }
+    let stranger = FakeCluster::new();
+    stranger.segment("000000010000000000000001", 1);
+    repository.push(&stranger, "000000010000000000000001").run().quiet_success();
+    let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
+    assert_eq!(level(&report, "cluster"), "FAIL", "{report}");
+}
+
+#[test]
+fn a_store_that_lacks_something() {
+    let no_server = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent")];
+    let with = |change: fn(&Repository)| {
+        let repository = Repository::s3();
+        change(&repository);
+        check(&repository, &["--no-switch"], &no_server).1
+    };
+    let report = with(|_| {});
+    assert_eq!(level(&report, "conditional-writes"), "OK");
+    assert_eq!(level(&report, "server"), "UNKNOWN");
+    let report = with(|repository| repository.double().honour_conditions(false));
+    assert_eq!(level(&report, "conditional-writes"), "FAIL");
+    let report = with(|repository| repository.double().reject_conditions(true));
+    assert_eq!(level(&report, "write"), "FAIL");
+    let report = with(|repository| repository.double().deny_list(true));
+    assert_eq!(level(&report, "store"), "FAIL");
+    let report = with(|repository| repository.double().read_only(true));
+    assert_eq!(level(&report, "write"), "FAIL");
+    let report = with(|repository| repository.double().clock_offset(300));
+    assert_eq!(level(&report, "clock"), "WARNING");
+    let report = with(|repository| repository.double().remove_bucket());
+    assert_eq!(level(&report, "store"), "FAIL");
+    let report = with(|repository| repository.double().stop_listening());
+    assert_eq!(level(&report, "store"), "FAIL");
+    let repository = Repository::s3();
+    repository.double().honour_conditions(false);
+    let weak = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent"), ("PGARK_REPO__CONDITIONAL_PUT", "head-then-put")];
+    let (_, report) = check(&repository, &["--no-switch"], &weak);
+    assert_eq!(level(&report, "conditional-writes"), "WARNING");
+}
+
+fn init(words: &[&str], place: &Scratch) -> Outcome {
+    Call::new(["init", "--yes"].iter().chain(words)).without("PGARK_CONFIG").within(place.path()).run()
+}
+
+#[test]
+fn init_writes_a_file_that_works() {
+    let place = Scratch::new("init");
+    let cluster = FakeCluster::new();
+    Account::of_servers().own(cluster.path());
+    cluster.segment("000000010000000000000001", 1);
+    let repository = Repository::local();
+    let file = place.path().join("etc/pgark.toml").display().to_string();
+    let pgdata = cluster.path().display().to_string();
+    let words = ["--repo", &repository.url(), "--pgdata", &pgdata, "--cluster", "shop", "--config", &file];
+    let dry = init(&[&words[..], &["--dry-run"]].concat(), &place);
+    assert!(dry.code == 0 && dry.stdout.contains("[repo]") && !fs::exists(&file).unwrap(), "{dry:?}");
+    let outcome = init(&words, &place);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.stdout.contains(&format!("--config {file} wal-push %p %f'")), "{outcome:?}");
+    assert!(outcome.stderr.contains("OK       conditional-writes"), "{outcome:?}");
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o640);
+    if meta.uid() == 0 {
+        assert_eq!(meta.gid(), Account::of_servers().gid, "the server's user can read it");
+    }
+    let push = Call::new(["--config", &file, "wal-push", "pg_wal/000000010000000000000001"]).without("PGARK_CONFIG");
+    push.within(cluster.path()).run().quiet_success();
+    assert!(repository.keys().iter().any(|key| key.starts_with("shop/1/wal/")), "{:?}", repository.keys());
+    let again = init(&words, &place);
+    assert_eq!(again.code, 2, "{again:?}");
+    assert!(again.stderr.contains("is already there"), "{again:?}");
+}
+
+#[test]
+fn init_says_so_when_the_repository_cannot_be_used() {
+    let place = Scratch::new("init");
+    let file = place.path().join("pgark.toml").display().to_string();
+    let outcome = init(&["--repo", "file:///nonexistent/archive", "--config", &file], &place);
+    assert_eq!(outcome.code, 12, "{outcome:?}");
+    assert!(outcome.stderr.contains("mkdir -p") && outcome.stdout.contains("archive_command"), "{outcome:?}");
+    assert_eq!(init(&["--config", &place.path().join("other.toml").display().to_string()], &place).code, 2);
+}

@@ -1,0 +1,28 @@
+//! The integration tests: the real pgark against real PostgreSQL servers and a real HTTP S3 endpoint.
+//!
+//! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
+//! runs pgark and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
+
+mod data_dir;
+mod double;
+mod ledger;
+mod postgres;
+mod program;
+mod repository;
+
+mod canary;
+mod check_and_init;
+mod conformance;
+mod exit_table;
+mod fetch_faults;
+mod house;
+mod kills;
+mod pitr;
+mod push_faults;
+mod races;
+mod recovery_stops;
+mod requests;
+mod second_opinion;
+mod shutdown;
+mod words;
