@@ -1,2 +1,256 @@
-//! Benchmarks.
-fn main() {}
+//! What a push and a fetch cost, each beside its floor in the same run: `make bench`.
+//!
+//! CPU time and peak memory of whole processes, on 16 MiB segments of a real pgbench run, against an S3 server that is a
+//! process of its own. Wall time on a shared machine says little and is shown as a ratio only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::panic)]
+
+#[path = "../tests/it/double/mod.rs"]
+mod double;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some("--serve") => serve(),
+        Some("--measure") => measure(&words[1..]),
+        _ => bench(),
+    }
+}
+
+/// The S3 server: says where it is, then answers `requests` with what was asked of it since the last time.
+fn serve() {
+    let double = double::S3Double::start();
+    println!("{} {} {} {}", double.endpoint(), double.bucket(), double.access_key(), double.secret_key());
+    for _ in std::io::stdin().lines() {
+        let operations: Vec<&str> = double.requests().iter().map(|logged| logged.operation).collect();
+        println!("{}", operations.join(" "));
+        double.clear_requests();
+    }
+}
+
+/// Runs a program as the only child of this process, so that the children's usage is its own.
+fn measure(words: &[String]) {
+    let begun = Instant::now();
+    let status = Command::new(&words[0]).args(&words[1..]).stdout(Stdio::null()).status().expect("run the program");
+    let wall = begun.elapsed();
+    assert!(status.success(), "{words:?}: {status}");
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
+    let ms = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
+    let cpu = ms(usage.user_time()) + ms(usage.system_time());
+    println!("{cpu} {} {}", wall.as_secs_f64() * 1e3, usage.max_rss());
+}
+
+#[derive(Clone, Copy)]
+struct Cost {
+    cpu_ms: f64,
+    wall_ms: f64,
+    peak_mb: f64,
+}
+
+struct Server {
+    process: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    env: Vec<(String, String)>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .arg("--serve")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = process.stdin.take().unwrap();
+        let mut answers = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        let parts: Vec<&str> = line.split_whitespace().collect();
+        let env = [
+            ("PGARK_REPO__URL", format!("s3://{}/pg", parts[1])),
+            ("PGARK_REPO__ENDPOINT", parts[0].to_owned()),
+            ("AWS_ACCESS_KEY_ID", parts[2].to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", parts[3].to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("PGARK_CONFIG", "/dev/null".to_owned()),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Server { process, orders, answers, env }
+    }
+
+    fn requests(&mut self) -> String {
+        writeln!(self.orders, "requests").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn bench() {
+    let pgark = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark");
+    assert!(pgark.exists(), "`make bench` builds the release first");
+    let program = pgark.display().to_string();
+    let place = tempfile::tempdir().unwrap();
+    let corpus = corpus(place.path());
+    let runs = corpus.len();
+    println!("corpus: {runs} segments of 16 MiB from pgbench; each row is run once for each of them:");
+    println!("median CPU time and largest peak of memory of whole processes\n");
+    println!("{:<28}{:>9}{:>10}{:>9}{:>9}   limit", "", "CPU ms", "wall ms", "MB", "x floor");
+    let mut limits = Limits::default();
+    let (packed, plain) = (text(&place.path().join("packed.zst")), text(&place.path().join("plain")));
+
+    let version = each(&corpus, &[], |_| words(&[&program, "--version"]));
+    line("pgark --version", version, None, "3 ms");
+    limits.judge("--version", version.cpu_ms, 3.0, "ms");
+
+    let mut server = Server::start();
+    let zstd = each(&corpus, &[], |file| words(&["zstd", "-1", "-q", "-f", &text(file), "-o", &packed]));
+    line("zstd -1", zstd, None, "floor");
+    let push = each(&corpus, &server.env, |file| words(&[&program, "wal-push", &text(file)]));
+    line("pgark wal-push to S3", push, Some(zstd), "1.25 x (floor + 10 ms), 20 MB");
+    limits.judge("push CPU", push.cpu_ms, 1.25 * (zstd.cpu_ms + 10.0), "ms");
+    limits.judge("push memory", push.peak_mb, 20.0, "MB");
+    let pushing = server.requests();
+
+    let unpack = each(&corpus, &[], |file| {
+        let packing = Command::new("zstd").args(["-1", "-q", "-f", &text(file), "-o", &packed]).status();
+        assert!(packing.unwrap().success());
+        words(&["zstd", "-d", "-q", "-f", &packed, "-o", &plain])
+    });
+    line("zstd -d", unpack, None, "floor");
+    let fetch = each(&corpus, &server.env, |file| {
+        words(&[&program, "wal-fetch", &file.file_name().unwrap().to_string_lossy(), &plain])
+    });
+    line("pgark wal-fetch from S3", fetch, Some(unpack), "1.5 x (floor + 10 ms)");
+    limits.judge("fetch CPU", fetch.cpu_ms, 1.5 * (unpack.cpu_ms + 10.0), "ms");
+    let fetching = server.requests();
+
+    let count = |asked: &str, operation: &str| asked.split(' ').filter(|name| *name == operation).count();
+    let (puts, gets) = (count(&pushing, "PutObject"), count(&fetching, "GetObject"));
+    let (others, rest) = (pushing.split(' ').count() - puts, fetching.split(' ').count() - gets);
+    println!(
+        "\nrequests for {runs} pushes: {puts} PutObject, {others} others; for {runs} fetches: {gets} GetObject, {rest} others"
+    );
+    // The first push creates the identity: another write, and the looks that tell that there was none.
+    limits.judge("small requests a push", (others as f64 - 4.0) / runs as f64, 1.0, "");
+    limits.judge("requests a fetch", (gets + rest) as f64 / runs as f64, 1.0, "");
+    let size = fs::metadata(&pgark).unwrap().len() as f64 / (1 << 20) as f64;
+    println!("binary: {size:.1} MB");
+    limits.judge("binary", size, 15.0, "MB");
+    limits.conclude();
+}
+
+#[derive(Default)]
+struct Limits {
+    missed: Vec<String>,
+}
+
+impl Limits {
+    fn judge(&mut self, name: &str, value: f64, limit: f64, unit: &str) {
+        if value > limit {
+            self.missed.push(format!("{name}: {value:.2} {unit}, the limit is {limit:.2}"));
+        }
+    }
+
+    fn conclude(self) {
+        match self.missed.is_empty() {
+            true => println!("\nall limits are met"),
+            false => println!("\nMISSED\n{}", self.missed.join("\n")),
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Runs a command once for each segment, so that nothing is archived twice and every row has the same work.
+fn each(corpus: &[PathBuf], env: &[(String, String)], command: impl Fn(&Path) -> Vec<String>) -> Cost {
+    let mut costs: Vec<Cost> = corpus.iter().map(|segment| once(&command(segment), env, data_dir(segment))).collect();
+    let peak_mb = costs.iter().map(|cost| cost.peak_mb).fold(0.0, f64::max);
+    costs.sort_by(|a, b| a.cpu_ms.total_cmp(&b.cpu_ms));
+    Cost { peak_mb, ..costs[costs.len() / 2] }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// The corpus lies in the `pg_wal` of a data directory: PostgreSQL runs its commands there.
+fn data_dir(segment: &Path) -> &Path {
+    segment.ancestors().nth(2).unwrap()
+}
+
+fn once(command: &[String], env: &[(String, String)], directory: &Path) -> Cost {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .arg("--measure")
+        .args(command)
+        .current_dir(directory)
+        .env_clear()
+        .envs(env.iter().cloned())
+        .env("PATH", "/usr/bin:/bin")
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    Cost { cpu_ms: numbers[0], wall_ms: numbers[1], peak_mb: numbers[2] / 1024.0 }
+}
+
+fn line(name: &str, cost: Cost, floor: Option<Cost>, limit: &str) {
+    let ratio = floor.map_or(String::new(), |floor| format!("{:.2}", cost.cpu_ms / floor.cpu_ms));
+    println!("{name:<28}{:>9.1}{:>10.1}{:>9.1}{ratio:>9}   {limit}", cost.cpu_ms, cost.wall_ms, cost.peak_mb);
+}
+
+/// Segments of a pgbench run on a throw-away server.
+fn corpus(place: &Path) -> Vec<PathBuf> {
+    let bin = fs::read_dir("/usr/lib/postgresql")
+        .expect("PostgreSQL")
+        .flatten()
+        .map(|entry| entry.path().join("bin"))
+        .max()
+        .unwrap();
+    let out = place.join("pg_wal");
+    fs::create_dir(&out).unwrap();
+    let script = r#"
+        set -e
+        cd "$1"; mkdir work; [ "$(id -u)" = 0 ] && chown postgres work && chmod 755 . && run="runuser -u postgres --"
+        $run env PATH="$2:/usr/bin:/bin" bash -ec '
+            cd work; initdb -D data -U postgres -A trust --no-sync >/dev/null
+            printf "%b\n" "listen_addresses = \047\047" "unix_socket_directories = \047$PWD\047" \
+                "wal_keep_size = 4GB" "max_wal_size = 4GB" "fsync = off" >> data/postgresql.conf
+            pg_ctl -D data -l log -w -s start
+            export PGHOST=$PWD PGUSER=postgres PGDATABASE=postgres
+            pgbench -i -s 10 -q 2>/dev/null; psql -X -q -c checkpoint
+            from=$(psql -X -At -c "select pg_walfile_name(pg_current_wal_lsn())")
+            pgbench -c 4 -j 2 -t 12000 -n >/dev/null 2>&1
+            psql -X -q -c "select pg_switch_wal()" >/dev/null
+            pg_ctl -D data -s stop -m fast
+            ls data/pg_wal | grep -E "^[0-9A-F]{24}$" | awk -v from=$from "\$0 > from" | head -n -1 > names'
+        while read name; do cp "work/data/pg_wal/$name" pg_wal/; done < work/names
+        cp -r work/data/global work/data/PG_VERSION .
+        rm -rf work
+    "#;
+    let status = Command::new("bash").args(["-c", script, "corpus"]).arg(place).arg(&bin).status().unwrap();
+    assert!(status.success(), "cannot make the corpus");
+    let mut segments: Vec<PathBuf> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    assert!(segments.len() >= 5, "only {} segments", segments.len());
+    segments
+}

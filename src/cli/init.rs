@@ -41,7 +41,7 @@ pub fn run(args: &InitArgs, global: &Global, sources: &Sources, circumstances: &
         binary: None,
         switch_within: None,
     };
-    let report = block_on(async { Ok(check::run_store(&probe, circumstances).await) })?;
+    let report = block_on(check::run_store(&probe, circumstances))?;
     note(&format!("wrote {}\n{}", path.display(), output::check_text(&report, false)));
     output::print(&format!("# add to postgresql.conf, and restart the server:\n{lines}")).map_err(cannot_print)?;
     match report.worst() {

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::failure::{Failure, FailureKind};
@@ -16,10 +16,11 @@ pub async fn bounded<T>(
     deadline: Option<Duration>,
     stopping: Option<Stopping>,
 ) -> Result<T, Failure> {
+    let signals = Signals::catch();
     tokio::select! {
         biased;
         done = work => done,
-        name = interrupted() => Err(Failure::new(FailureKind::Interrupted, format!("interrupted by {name}"))),
+        name = signals.any() => Err(Failure::new(FailureKind::Interrupted, format!("interrupted by {name}"))),
         after = passed(deadline) => {
             let message = format!("the deadline of {} passed", humantime::format_duration(after));
             Err(Failure::new(FailureKind::Deadline, message))
@@ -45,26 +46,34 @@ pub struct Stopping {
 /// How often the server's state is looked at: a file of 100 bytes.
 const LOOK: Duration = Duration::from_millis(200);
 
-async fn interrupted() -> &'static str {
-    let mut caught = Vec::new();
-    for (name, kind) in [
-        ("SIGTERM", SignalKind::terminate()),
-        ("SIGINT", SignalKind::interrupt()),
-        ("SIGQUIT", SignalKind::quit()),
-        ("SIGHUP", SignalKind::hangup()),
-    ] {
-        // Without a handler the signal ends the process at once, which is safe too.
-        if let Ok(mut stream) = signal(kind) {
-            caught.push(Box::pin(async move {
-                stream.recv().await;
-                name
-            }));
+/// The signals that end a command. They are caught from the moment this is made.
+struct Signals(Vec<(&'static str, Signal)>);
+
+impl Signals {
+    fn catch() -> Self {
+        let wanted = [
+            ("SIGTERM", SignalKind::terminate()),
+            ("SIGINT", SignalKind::interrupt()),
+            ("SIGQUIT", SignalKind::quit()),
+            ("SIGHUP", SignalKind::hangup()),
+        ];
+        // Without a handler a signal ends the process at once, which is safe too.
+        let caught = wanted.into_iter().filter_map(|(name, kind)| Some((name, signal(kind).ok()?)));
+        Signals(caught.collect())
+    }
+
+    async fn any(mut self) -> &'static str {
+        if self.0.is_empty() {
+            return pending().await;
         }
+        let each = self.0.iter_mut().map(|(name, signal)| {
+            Box::pin(async move {
+                signal.recv().await;
+                *name
+            })
+        });
+        futures_util::future::select_all(each).await.0
     }
-    if caught.is_empty() {
-        return pending().await;
-    }
-    futures_util::future::select_all(caught).await.0
 }
 
 async fn passed(deadline: Option<Duration>) -> Duration {

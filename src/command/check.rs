@@ -88,6 +88,9 @@ impl CheckReport {
     }
 }
 
+/// Far more than all questions take, but for the switch: a hanging network file system must not hold us for ever.
+const LONGEST: Duration = Duration::from_secs(180);
+
 /// Asks everything; a failed question does not keep the others from being asked.
 pub async fn run(check: &Check, circumstances: &Circumstances) -> Result<CheckReport, Failure> {
     let questions = async {
@@ -95,11 +98,14 @@ pub async fn run(check: &Check, circumstances: &Circumstances) -> Result<CheckRe
         findings.extend(check_server::ask(check, repository.as_ref()).await);
         Ok(CheckReport { schema: 1, findings })
     };
-    bounded(questions, None, None).await
+    bounded(questions, Some(LONGEST + check.switch_within.unwrap_or_default()), None).await
 }
 
 /// The questions about the store alone.
-pub async fn run_store(check: &Check, circumstances: &Circumstances) -> CheckReport {
-    let (findings, _) = check_store::ask(check, circumstances).await;
-    CheckReport { schema: 1, findings }
+pub async fn run_store(check: &Check, circumstances: &Circumstances) -> Result<CheckReport, Failure> {
+    let questions = async {
+        let (findings, _) = check_store::ask(check, circumstances).await;
+        Ok(CheckReport { schema: 1, findings })
+    };
+    bounded(questions, Some(LONGEST), None).await
 }

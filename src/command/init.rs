@@ -4,7 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::wal_push::find_data_dir;
 use super::{Circumstances, RepositorySettings};
@@ -39,6 +41,9 @@ pub fn write_settings(path: &Path, text: &str, pgdata: Option<&Path>) -> Result<
     })
 }
 
+/// Far more than it takes.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// Opens the next generation for the cluster in the data directory.
 pub async fn open_generation(
     repository: &RepositorySettings,
@@ -49,8 +54,11 @@ pub async fn open_generation(
         Failure::new(FailureKind::Usage, "no data directory was found").with_hint("give `--pgdata DIR`")
     })?;
     let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    let repository = repository.open().await?;
-    Ok(repository.open_generation(facts.ident, circumstances.now, &circumstances.writer).await?)
+    let work = async {
+        let repository = repository.open().await?;
+        Ok(repository.open_generation(facts.ident, circumstances.now, &circumstances.writer).await?)
+    };
+    bounded(work, Some(LONGEST), None).await
 }
 
 /// The lines that PostgreSQL needs. `options` stand between the program and its verb.

@@ -76,7 +76,7 @@ impl FakeCluster {
 pub fn segment(system_id: u64, name: &str, size: u64, seed: u64) -> Vec<u8> {
     let part = |from: usize| u32::from_str_radix(&name[from..from + 8], 16).unwrap();
     let (timeline, log, number) = (part(0), part(8), part(16));
-    let start = u64::from(log) << 32 | u64::from(number) * size;
+    let start = (u64::from(log) << 32) + u64::from(number) * size;
     let mut bytes = vec![0; size as usize];
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     for block in bytes.chunks_mut(24) {

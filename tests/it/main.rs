@@ -21,6 +21,7 @@ mod kills;
 mod pitr;
 mod push_faults;
 mod races;
+mod reaching_s3;
 mod recovery_stops;
 mod requests;
 mod second_opinion;

@@ -1,4 +1,6 @@
 //! Answers that do not come from the store: the errors, pages and redirects of faults.
+//!
+//! They are made without looking at the store and leave it alone.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};

@@ -14,6 +14,7 @@ pub struct Builder {
     bucket: Option<String>,
     credentials: Option<(String, String)>,
     session_token: Option<String>,
+    tls: bool,
 }
 
 impl Builder {
@@ -35,13 +36,19 @@ impl Builder {
         self
     }
 
-    /// Starts the server on an ephemeral port of 127.0.0.1.
+    /// Speaks TLS, with a certificate for `localhost` and 127.0.0.1 of an authority made for this double.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Starts the server on an ephemeral port.
     pub fn start(self) -> S3Double {
         let bucket = self.bucket.unwrap_or_else(|| format!("double-{}", letters(10).to_lowercase()));
         let (access_key, secret_key) =
             self.credentials.unwrap_or_else(|| (format!("AKIA{}", letters(16).to_uppercase()), letters(40)));
         let identity = Identity::new(&access_key, &secret_key, self.session_token.as_deref());
-        S3Double::over(Arc::new(Shared::new(bucket, identity)))
+        S3Double::over(Arc::new(Shared::new(bucket, identity)), self.tls)
     }
 }
 

@@ -1,4 +1,6 @@
 //! What a test may see and change behind the client's back: switches, objects, requests.
+//!
+//! Everything here takes effect at once and on connections that are already open.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! An S3 endpoint on 127.0.0.1 for tests: a real HTTP server over objects in memory, which tests can look into, change
+//! An S3 endpoint on a loopback address for tests: a real HTTP server over objects in memory, which tests can look into, change
 //! behind the client's back, and tell to misbehave.
 //!
 //! It runs on a thread and a runtime of its own, so synchronous tests can use it. It leaves to s3s what the protocol
@@ -21,6 +21,7 @@ mod server;
 mod service;
 mod shared;
 mod store;
+mod tls;
 mod wire;
 
 #[cfg(test)]
@@ -31,6 +32,8 @@ mod self_test_faults;
 mod self_test_multipart;
 #[cfg(test)]
 mod self_test_store;
+#[cfg(test)]
+mod self_test_tls;
 
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
@@ -47,6 +50,7 @@ use shared::{Identity, Shared, lock};
 pub struct S3Double {
     shared: Arc<Shared>,
     server: Server,
+    ca_pem: Option<String>,
 }
 
 impl S3Double {
@@ -55,19 +59,31 @@ impl S3Double {
         Self::builder().start()
     }
 
-    /// The same with a chosen bucket name, credentials or session token.
+    /// The same with a chosen bucket name, credentials or session token, or with TLS.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    fn over(shared: Arc<Shared>) -> Self {
-        let server = Server::start(Arc::clone(&shared)).expect("the S3 double starts on an ephemeral port");
-        Self { shared, server }
+    fn over(shared: Arc<Shared>, tls: bool) -> Self {
+        let (acceptor, ca_pem) = tls.then(tls::make).unzip();
+        let server = Server::start(Arc::clone(&shared), acceptor).expect("the S3 double starts on an ephemeral port");
+        Self { shared, server, ca_pem }
     }
 
-    /// `http://127.0.0.1:PORT`, for path-style requests.
+    /// `http://ADDRESS:PORT`, or `https` with TLS, for path-style requests.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.server.address())
+        let scheme = if self.ca_pem.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.server.address())
+    }
+
+    /// The authority that a client must trust, with TLS.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// The loopback address.
+    pub fn host(&self) -> String {
+        self.server.address().ip().to_string()
     }
 
     /// The port, the same for the whole life of the double.

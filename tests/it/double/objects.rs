@@ -1,4 +1,6 @@
 //! PutObject, GetObject and HeadObject: conditions, checksums, ranges, and what a missing key looks like.
+//!
+//! A condition is judged together with the write, under the lock of the store.
 
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3Result, TrailingHeaders, s3_error};

@@ -136,8 +136,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open(double: &S3Double) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", double.port())).expect("the double listens");
-        Self { stream, host: format!("127.0.0.1:{}", double.port()), reset: false }.patience(PATIENCE)
+        let stream = TcpStream::connect((double.host().as_str(), double.port())).expect("the double listens");
+        Self { stream, host: format!("{}:{}", double.host(), double.port()), reset: false }.patience(PATIENCE)
     }
 
     /// Waits so long, and no longer, before it says that nothing comes.

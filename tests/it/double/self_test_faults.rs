@@ -219,7 +219,7 @@ fn a_lost_reply_has_been_performed() {
 #[test]
 fn an_outage_closes_refuses_and_ends_on_the_same_port() {
     let double = double();
-    let port = double.port();
+    let (host, port) = (double.host(), double.port());
     let mut idle = Connection::open(&double);
     assert_eq!(idle.ask(&presigned_get(&double, "a/b c"), b"").status(), 200);
     let mut busy = Connection::open(&double);
@@ -230,7 +230,7 @@ fn an_outage_closes_refuses_and_ends_on_the_same_port() {
     double.stop_listening();
     assert_eq!(idle.afterwards(), Ending::Closed);
     assert_ne!(busy.reply(false).ending, Ending::Silent);
-    let refused = TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens").kind();
+    let refused = TcpStream::connect((host.as_str(), port)).expect_err("nobody listens").kind();
     assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
 
     double.resume_listening();
@@ -239,7 +239,7 @@ fn an_outage_closes_refuses_and_ends_on_the_same_port() {
     assert_eq!(double.port(), port);
     assert_eq!(Connection::open(&double).ask(&presigned_get(&double, "a/b c"), b"").body, BODY);
     drop(double);
-    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "dropping stops the server");
+    assert!(TcpStream::connect((host.as_str(), port)).is_err(), "dropping stops the server");
 }
 
 #[test]

@@ -334,7 +334,7 @@ fn listings_are_paged_in_byte_order() {
         let list = || s3.list_objects_v2().bucket(double.bucket()).prefix("z/").delimiter("/");
         let mut token = None;
         let mut lines = Vec::new();
-        loop {
+        for _ in 0..9 {
             let page = list().max_keys(1).set_continuation_token(token).send().await.expect("a page");
             lines.extend(page.common_prefixes().iter().filter_map(|prefix| prefix.prefix().map(str::to_owned)));
             lines.extend(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)));

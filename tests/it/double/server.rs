@@ -3,7 +3,8 @@
 //! While it does not listen it keeps the port bound, so that no other process of the machine gets it meanwhile.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -14,9 +15,11 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::service::Service;
 use super::shared::Shared;
+use super::tls::Socket;
 use super::wire::Wire;
 
 const BACKLOG: u32 = 1024;
@@ -40,8 +43,10 @@ enum Port {
 }
 
 impl Server {
-    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    pub(super) fn start(shared: Arc<Shared>, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+        // Certificates name 127.0.0.1.
+        let host = if tls.is_some() { Ipv4Addr::LOCALHOST } else { own_loopback_address() };
+        let listener = std::net::TcpListener::bind((host, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -49,7 +54,7 @@ impl Server {
         let thread = thread::Builder::new().name("s3-double".to_owned()).spawn(move || {
             let served = runtime.block_on(async {
                 let port = Port::Open(TcpListener::from_std(listener)?);
-                serve(port, address, Service::new(shared), inbox).await
+                serve(port, address, tls, Service::new(shared), inbox).await
             });
             served.expect("the S3 double keeps its port");
         })?;
@@ -89,10 +94,19 @@ impl Drop for Server {
     }
 }
 
+/// A loopback address of this double's own: a port that is only reserved during an outage cannot be taken by another one.
+fn own_loopback_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let part = |number: u32| (1 + number % 250) as u8;
+    Ipv4Addr::new(127, part(std::process::id()), part(number / 250), part(number))
+}
+
 /// Serves until nobody can give orders any more.
 async fn serve(
     mut port: Port,
     address: SocketAddr,
+    tls: Option<TlsAcceptor>,
     service: Service,
     mut orders: UnboundedReceiver<Order>,
 ) -> io::Result<()> {
@@ -113,7 +127,7 @@ async fn serve(
                 }
             },
             accepted = accept(&port) => if let Ok(stream) = accepted {
-                connections.spawn(converse(stream, service.clone()));
+                connections.spawn(converse(stream, tls.clone(), service.clone()));
             },
             _ = connections.join_next(), if !connections.is_empty() => {}
         }
@@ -143,10 +157,18 @@ fn open(port: Port) -> io::Result<Port> {
     }
 }
 
-async fn converse(stream: TcpStream, service: Service) {
+async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, service: Service) {
     // Without this the second packet of an answer waits for the client's acknowledgement of the first.
     let _ = stream.set_nodelay(true);
-    let wire = Wire::new(stream);
+    let socket: Box<dyn Socket> = match tls {
+        None => Box::new(stream),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            // A client that does not trust the certificate.
+            Err(_) => return,
+        },
+    };
+    let wire = Wire::new(socket);
     let line = wire.line();
     let answer = service_fn(|request| service.clone().call(request, Arc::clone(&line)));
     // Connections end in error whenever a fault or a client ends them; the journal says how.

@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::shared::lock;
+use super::tls::Socket;
 
 /// A reset throws away what the kernel has not sent yet: wait so long, or the client may not see what came before.
 const BEFORE_RESET: Duration = Duration::from_millis(50);
@@ -63,9 +63,9 @@ impl Line {
     }
 }
 
-/// A TCP stream that follows the plan.
+/// A stream that follows the plan.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     line: Arc<Mutex<Line>>,
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -79,7 +79,7 @@ enum Step {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Box<dyn Socket>) -> Self {
         Self { stream, line: Arc::default(), pause: None }
     }
 
@@ -209,7 +209,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         if lock(&self.line).reset_on_drop {
             // If the client has already gone there is nobody to reset.
-            let _ = self.stream.set_zero_linger();
+            let _ = self.stream.tcp().set_zero_linger();
         }
     }
 }
