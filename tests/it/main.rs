@@ -14,6 +14,7 @@ mod repository;
 mod canary;
 mod check_and_init;
 mod conformance;
+mod documents;
 mod exit_table;
 mod fetch_faults;
 mod house;
