@@ -40,7 +40,7 @@ pub struct Global {
     /// The settings file [default: /etc/pgark/pgark.toml]
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The data directory [default: the working directory, then $PGDATA]
+    /// The data directory, where the working directory is not one [default: $PGDATA]
     #[arg(long, global = true, value_name = "DIR")]
     pub pgdata: Option<String>,
     /// How to reach the server, as for psql

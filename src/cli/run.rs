@@ -27,12 +27,12 @@ use crate::storage::s3_client::ConditionalPut;
 /// Runs pgark with these words; the result is the exit code. Never panics.
 pub fn run(words: Vec<OsString>) -> u8 {
     let texts: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let verb = verb_among(&texts);
-    guard(verb, || parsed(words, &texts))
+    let on_panic = refused(&texts, FailureKind::Internal);
+    guard(on_panic, || parsed(words, &texts))
 }
 
 /// Turns a panic into the exit code that is safe for the verb.
-fn guard(verb: Option<&str>, work: impl FnOnce() -> u8) -> u8 {
+fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
     // A core file of ours would hold credentials, and fill PostgreSQL's disk.
     rustix::process::setrlimit(
         rustix::process::Resource::Core,
@@ -44,14 +44,41 @@ fn guard(verb: Option<&str>, work: impl FnOnce() -> u8) -> u8 {
         let failure = Failure::new(FailureKind::Internal, format!("a defect of pgark showed itself{place}"));
         output::tell(&failure.with_hint("please report it with this line and what was done"), LogFormat::Text);
     }));
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| exit::unreadable(verb, FailureKind::Internal))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(on_panic)
 }
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
     const VERBS: [&str; 9] =
         ["wal-fetch", "archive-get", "wal-push", "archive-push", "check", "init", "config", "completions", "man"];
-    VERBS.into_iter().find(|verb| words.iter().skip(1).any(|word| word == verb))
+    // A value is not a verb, even if it reads like one.
+    const WITH_VALUE: [&str; 8] =
+        ["--repo", "--cluster", "-c", "--config", "--pgdata", "--conninfo", "--log-format", "--color"];
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word.as_str()) {
+            words.next();
+        } else if let Some(verb) = VERBS.into_iter().find(|verb| word == verb) {
+            return Some(verb);
+        }
+    }
+    None
+}
+
+/// Whether PostgreSQL may be waiting for a file. A mistyped or forgotten verb must not look like "absent" to it.
+fn may_be_a_restore(words: &[String]) -> bool {
+    let wants_wal = words.iter().any(|word| word.parse::<WalName>().is_ok());
+    let place = |word: &String| word.ends_with("RECOVERYXLOG") || word.ends_with("RECOVERYHISTORY");
+    let recovering = || RecoverySignals::read().map_or(true, |signals| signals.mode != RecoveryMode::Unknown);
+    wants_wal && (words.iter().any(place) || recovering())
+}
+
+/// The code of a call that could not be carried out.
+fn refused(words: &[String], kind: FailureKind) -> u8 {
+    match verb_among(words) {
+        None if may_be_a_restore(words) => exit::STOP_RECOVERY,
+        verb => exit::unreadable(verb, kind),
+    }
 }
 
 fn parsed(words: Vec<OsString>, texts: &[String]) -> u8 {
@@ -63,16 +90,16 @@ fn parsed(words: Vec<OsString>, texts: &[String]) -> u8 {
             let verb = verb_among(texts);
             let help = verb.map_or("pgark --help".to_owned(), |verb| format!("pgark {verb} --help"));
             output::tell(&failure.with_hint(format!("see `{help}`")), LogFormat::Text);
-            exit::unreadable(verb, FailureKind::Usage)
+            refused(texts, FailureKind::Usage)
         }
         Err(help) => {
             let printed = output::print(&help.render().to_string()).is_ok();
-            // As restore_command, a call for help restored nothing.
-            let asked_for_wal = texts.iter().any(|word| word.parse::<WalName>().is_ok());
-            match verb_among(texts) {
-                verb @ Some("wal-fetch" | "archive-get") if asked_for_wal => exit::unreadable(verb, FailureKind::Usage),
-                _ if printed => exit::SUCCESS,
-                verb => exit::unreadable(verb, FailureKind::LocalIo),
+            // As restore_command or archive_command, a call for help restored or archived nothing.
+            let about_wal = texts.iter().any(|word| word.parse::<WalName>().is_ok());
+            match printed {
+                _ if about_wal => refused(texts, FailureKind::Usage),
+                true => exit::SUCCESS,
+                false => refused(texts, FailureKind::LocalIo),
             }
         }
     }
@@ -209,11 +236,22 @@ fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
             tracing::warn!("`{}`: {despite}; recovery ends here, as `--accept-end-at` says", args.name);
             exit::ABSENT
         }
+        Err(failure) if signals.mode == RecoveryMode::Unknown && has_own_copy(args, sources, &failure) => {
+            tracing::warn!("{failure}; PostgreSQL has its own copy of `{}` and goes on with it", args.name);
+            exit::ABSENT
+        }
         Err(failure) => {
             output::tell(&failure, format);
             exit::fetch_failed(failure.kind, FetchSituation { mode: signals.mode, promote, strict })
         }
     }
+}
+
+/// At the end of a promotion, with the signal files gone already, a failure would leave the server on its old timeline.
+fn has_own_copy(args: &WalFetchArgs, sources: &Sources, failure: &Failure) -> bool {
+    let known = !matches!(failure.kind, FailureKind::Usage | FailureKind::Internal);
+    known
+        && fetch_command(args, sources, RecoveryMode::Unknown).is_ok_and(|fetch| wal_fetch::server_has_history(&fetch))
 }
 
 fn fetch_command(args: &WalFetchArgs, sources: &Sources, mode: RecoveryMode) -> Result<WalFetch, Failure> {
@@ -313,9 +351,15 @@ mod tests {
 
     #[test]
     fn a_panic_ends_with_the_code_that_is_safe_for_the_verb() {
-        assert_eq!(guard(Some("wal-fetch"), || panic!("on purpose")), 200);
-        assert_eq!(guard(Some("wal-push"), || panic!("on purpose")), 70);
-        assert_eq!(guard(None, || 0), 0);
+        let code = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            guard(refused(&words, FailureKind::Internal), || panic!("on purpose"))
+        };
+        assert_eq!(code(&["pgark", "wal-fetch"]), 200);
+        assert_eq!(code(&["pgark", "wal-push"]), 70);
+        assert_eq!(code(&["pgark", "--cluster", "wal-fetch", "wal-push"]), 70);
+        assert_eq!(code(&["pgark", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]), 200);
+        assert_eq!(guard(70, || 0), 0);
     }
 
     #[test]

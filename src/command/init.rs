@@ -10,6 +10,7 @@ use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::wal_push::find_data_dir;
 use super::{Circumstances, RepositorySettings};
+use crate::disk::DataDir;
 use crate::repo::Generation;
 
 /// Writes a settings file of mode 0640. As root, its group becomes that of the data directory, so that the server's
@@ -50,7 +51,12 @@ pub async fn open_generation(
     pgdata: Option<PathBuf>,
     circumstances: &Circumstances,
 ) -> Result<Generation, Failure> {
-    let data_dir = find_data_dir(Path::new(""), pgdata.as_deref())?.ok_or_else(|| {
+    let found = match pgdata {
+        // What is named counts here, not where we happen to be.
+        Some(named) => DataDir::at(named).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?,
+        None => find_data_dir(Path::new(""), None)?,
+    };
+    let data_dir = found.ok_or_else(|| {
         Failure::new(FailureKind::Usage, "no data directory was found").with_hint("give `--pgdata DIR`")
     })?;
     let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;

@@ -18,7 +18,7 @@ use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, Incoming};
-use crate::postgres::{SegmentName, WalName};
+use crate::postgres::{HistoryFile, SegmentName, TimelineId, WalName};
 use crate::repo::archive::ReadBounds;
 use crate::repo::wal_object::Expected;
 use crate::repo::{Absence, Asking, Generation, Repository};
@@ -132,6 +132,11 @@ async fn try_again_and_again(
 }
 
 async fn attempt(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> Result<Fetched, Failure> {
+    // Timeline 1 has no past. PostgreSQL asks all the same, last of all at a promotion, when the signal files are gone:
+    // a failure then would leave the server on its old timeline.
+    if fetch.name == WalName::History(TimelineId::FIRST) {
+        return Ok(Fetched::Absent);
+    }
     let facts = cluster_facts(fetch)?;
     let repository = fetch.repository.open().await?;
     // Nearly every cluster is in its first generation, and the object's header tells whose it is: one request.
@@ -233,6 +238,18 @@ async fn prove_absence(
          `--accept-end-at {}` to restore_command",
         fetch.name
     )))
+}
+
+/// Whether a server that ends its archive recovery wants a parent's history that it has itself: told that there is none, it
+/// takes its own copy (`RestoreArchivedFile` in `access/transam/xlogarchive.c`), which it fetched before.
+pub fn server_has_history(fetch: &WalFetch) -> bool {
+    let WalName::History(timeline) = fetch.name else { return false };
+    let recovering =
+        cluster_facts(fetch).is_ok_and(|facts| facts.is_some_and(|facts| facts.control.in_archive_recovery));
+    let own = fetch.path.with_file_name(fetch.name.to_string());
+    recovering
+        && fetch.path.ends_with("RECOVERYHISTORY")
+        && std::fs::read(own).is_ok_and(|bytes| HistoryFile::parse(timeline, &bytes).is_ok())
 }
 
 /// The operator may also give up on a damaged segment.

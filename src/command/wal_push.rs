@@ -15,7 +15,7 @@ use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, WalFile};
 use crate::postgres::{ClusterIdent, TimelineId, WalName};
 use crate::repo::wal_object::{Provenance, WalObject};
-use crate::repo::{Archived, RepoError, Repository, WalArchive};
+use crate::repo::{Archived, Generation, RepoError, Repository, WalArchive, WalObjectHeader};
 
 /// How files are archived.
 #[derive(Clone, Debug)]
@@ -61,6 +61,7 @@ pub async fn run(push: WalPush, circumstances: &Circumstances) -> Result<Pushed,
         data_dir.as_ref().map(|found| Stopping { pgdata: found.path().to_owned(), grace: push.settings.stop_deadline });
     let deadline = Some(push.settings.deadline);
     let work = async {
+        refuse_unfinished(&push, data_dir.as_ref())?;
         // The first two moments of work overlap: reading the file on a thread, connecting here.
         let file = prepare(&push.path, push.name, data_dir.as_ref(), &push.settings, circumstances)?;
         let repository = push.settings.repository.open().await?;
@@ -160,12 +161,21 @@ async fn archive_all(
     history: Option<Prepared>,
     circumstances: &Circumstances,
 ) -> Result<Pushed, Failure> {
-    let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
-    let generation = retrying(begin).await?;
-    let archive = repository.archive(generation);
-    if let Some(history) = history {
-        archive_history(&archive, history).await?;
+    let Some(history) = history else {
+        let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
+        return archive_one(&repository.archive(retrying(begin).await?), file).await;
+    };
+    // Nearly always the history is there and says, as an identity would, that generation 1 is this cluster's: one request.
+    let first = repository.archive(Generation::FIRST);
+    let name = history.name;
+    let stored = retrying(|| first.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
+    if let Some(stored) = stored.filter(|stored| stored.ident() == file.ident) {
+        compare_history(&stored, history).await?;
+        return archive_one(&first, file).await;
     }
+    let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
+    let archive = repository.archive(retrying(begin).await?);
+    archive_history(&archive, history).await?;
     archive_one(&archive, file).await
 }
 
@@ -175,15 +185,34 @@ async fn archive_history(archive: &WalArchive, history: Prepared) -> Result<(), 
     let name = history.name;
     let stored = retrying(|| archive.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
     match stored {
-        Some(stored) => {
-            let ours = join(history.packing).await?;
-            if stored.plain() == ours.header.plain() {
-                return Ok(());
-            }
-            let writer = format!("{} at {}", stored.writer, stored.written);
-            Err(conflict(name, &ours, &stored.sha256.to_string(), &writer))
-        }
+        Some(stored) => compare_history(&stored, history).await,
         None => archive_one(archive, history).await.map(|_| ()),
+    }
+}
+
+async fn compare_history(stored: &WalObjectHeader, history: Prepared) -> Result<(), Failure> {
+    let name = history.name;
+    let ours = join(history.packing).await?;
+    if stored.plain() == ours.header.plain() {
+        return Ok(());
+    }
+    let writer = format!("{} at {}", stored.writer, stored.written);
+    Err(conflict(name, &ours, &stored.sha256.to_string(), &writer))
+}
+
+/// A segment that a running server still writes has no status file yet. Archived by hand now, it would stand in the way of the
+/// finished one for ever.
+fn refuse_unfinished(push: &WalPush, data_dir: Option<&DataDir>) -> Result<(), Failure> {
+    let running = data_dir.is_some_and(|found| found.path().join("postmaster.pid").exists());
+    let statuses = push.path.with_file_name("archive_status");
+    if !running || !matches!(push.name, WalName::Segment(_)) || !statuses.is_dir() {
+        return Ok(());
+    }
+    let finished = ["ready", "done"].iter().any(|state| statuses.join(format!("{}.{state}", push.name)).exists());
+    match finished {
+        true => Ok(()),
+        false => Err(Failure::new(FailureKind::BadInput, "PostgreSQL has not finished this segment yet")
+            .with_hint("`select pg_switch_wal()` finishes it, and the server archives it by itself")),
     }
 }
 

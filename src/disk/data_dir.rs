@@ -100,6 +100,8 @@ impl RecoverySignals {
     /// Looks into the working directory, where PostgreSQL runs `restore_command`. A file that cannot be looked at is
     /// an error: taking it for absent could turn a fault into an end of recovery.
     pub fn read() -> io::Result<Self> {
+        // In a directory that was deleted every file looks absent.
+        std::env::current_dir().map_err(|e| describe(e, "cannot find", Path::new("the working directory")))?;
         let stands =
             |name: &str| Path::new(name).try_exists().map_err(|e| describe(e, "cannot look at", Path::new(name)));
         Ok(RecoverySignals {

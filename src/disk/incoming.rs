@@ -4,9 +4,9 @@
 //! holds a wrong byte, not for a moment. There is no fsync: after a crash PostgreSQL asks again for everything that
 //! it had not replayed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file that has not got its name yet; it is removed if it never gets it.
@@ -15,8 +15,12 @@ pub struct Incoming {
     target: PathBuf,
     temporary: PathBuf,
     file: File,
+    parent: Option<rustix::process::Pid>,
     committed: bool,
 }
+
+/// How often a file is begun anew.
+const TRIES: u32 = 5;
 
 impl Incoming {
     /// Begins a file for `target`, and sweeps up what killed predecessors left.
@@ -30,13 +34,29 @@ impl Incoming {
         };
         let stem = format!(".pgark-incoming-{}.", name.to_string_lossy());
         sweep(directory, &stem);
-        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
-        let temporary = directory.join(format!("{stem}{}-{nanos:08x}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let incoming = Incoming { target: target.to_owned(), temporary, file, committed: false };
-        // The lock says "alive" to a sweeping successor, and ends with this process however it ends.
-        incoming.file.try_lock().map_err(io::Error::other)?;
-        Ok(incoming)
+        for _ in 0..TRIES {
+            let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
+            let temporary = directory.join(format!("{stem}{}-{nanos:08x}", std::process::id()));
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let parent = rustix::process::getppid();
+            let incoming = Incoming { target: target.to_owned(), temporary, file, parent, committed: false };
+            if incoming.claim()? {
+                return Ok(incoming);
+            }
+        }
+        Err(io::Error::other(format!("others keep taking the temporary files of `{}` away", target.display())))
+    }
+
+    /// The lock says "alive" to a sweeping successor, and ends with this process however it ends. `false` if somebody swept
+    /// the file up before it was locked.
+    fn claim(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            // A file system without locks: then nobody sweeps either.
+            Err(TryLockError::Error(_)) => return Ok(true),
+        }
+        Ok(self.file.metadata()?.nlink() > 0)
     }
 
     /// A writer for its content.
@@ -50,6 +70,10 @@ impl Incoming {
         let written = self.file.metadata()?.len();
         if written != length {
             return Err(io::Error::other(format!("{written} of {length} bytes were written")));
+        }
+        // PostgreSQL was killed and somebody else may be at its place: it is not waiting for this file any more.
+        if rustix::process::getppid() != self.parent {
+            return Err(io::Error::other("the process that asked for it is gone"));
         }
         fs::rename(&self.temporary, &self.target)?;
         self.committed = true;

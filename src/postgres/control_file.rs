@@ -5,7 +5,7 @@ use super::{Malformed, SegmentSize, SystemId, TimelineId};
 /// The part of `pg_control` that pgark needs.
 ///
 /// Layout, little endian, the same from PostgreSQL 13 to 18 up to byte 256: 0 `system_identifier`
-/// u64, 8 `pg_control_version` u32, 48 `checkPointCopy.ThisTimeLineID` u32, 144 `minRecoveryPointTLI`
+/// u64, 8 `pg_control_version` u32, 16 `state` u32, 48 `checkPointCopy.ThisTimeLineID` u32, 144 `minRecoveryPointTLI`
 /// u32, 208 `floatFormat` f64 (1234567.0), 228 `xlog_seg_size` u32. The CRC-32C of all bytes before
 /// it stands at 288 (versions 1300 to 1799, PostgreSQL 13 to 17) or 292 (1800, PostgreSQL 18).
 ///
@@ -19,7 +19,12 @@ pub struct ControlFile {
     pub timeline: TimelineId,
     /// The size of the cluster's WAL segments.
     pub segment_size: SegmentSize,
+    /// Whether the cluster was in archive recovery when the file was written.
+    pub in_archive_recovery: bool,
 }
+
+/// `DBState` in `catalog/pg_control.h`.
+const DB_IN_ARCHIVE_RECOVERY: u32 = 5;
 
 impl ControlFile {
     /// Reads the bytes of the file; a wrong checksum is an error.
@@ -52,6 +57,7 @@ impl ControlFile {
             system_id: SystemId(u64::from(u32_at(0)?) | u64::from(u32_at(4)?) << 32),
             timeline,
             segment_size: SegmentSize::new(u64::from(u32_at(228)?))?,
+            in_archive_recovery: u32_at(16)? == DB_IN_ARCHIVE_RECOVERY,
         })
     }
 }

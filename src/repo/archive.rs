@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::error::RepoError;
 use super::layout::{Generation, Layout};
 use super::wal_object::{Expected, WalObject, WalObjectHeader};
-use crate::postgres::{WalHeader, WalName};
+use crate::postgres::{Malformed, WalHeader, WalName};
 use crate::storage::{Get, Head, Object, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreError, StoreErrorKind};
 use crate::stream::{RangeSource, Resumable, Sha256, UnpackError, Unpacker};
 
@@ -53,7 +53,7 @@ pub struct ReadBounds {
     pub stall: Duration,
     /// How many fruitless connections in a row are borne.
     pub patience: u32,
-    /// Counts the bytes that came, for whoever watches over progress.
+    /// The furthest byte that came, for whoever watches over progress.
     pub progress: Arc<AtomicU64>,
 }
 
@@ -103,10 +103,22 @@ impl WalArchive {
             return Err(StoreError::new(StoreErrorKind::Unexpected, message).into());
         };
         if theirs.plain() == object.header.plain() && theirs.ident() == object.header.ident() {
+            self.verify(key, object).await?;
             return Ok(Archived::AlreadyThere);
         }
         let writer = format!("{} at {}", theirs.writer, theirs.written);
         Ok(Archived::Conflict { key: key.clone(), theirs: theirs.sha256, writer })
+    }
+
+    /// Reads the whole stored object: without metadata only its content shows that it is equal, and PostgreSQL is about to
+    /// recycle the original.
+    async fn verify(&self, key: &ObjectKey, object: &WalObject) -> Result<(), RepoError> {
+        let name = object.header.name.parse().map_err(|e: Malformed| RepoError::damaged(key, e.to_string()))?;
+        let expected = Expected { name, ident: Some(object.header.ident()), segment_size: None };
+        match self.read_at(key, expected, io::sink(), &ReadBounds::default()).await? {
+            Some(_) => Ok(()),
+            None => Err(RepoError::damaged(key, "it was there a moment ago and is gone now")),
+        }
     }
 
     /// The header of the object that is stored for a name; `None` if there is none.
@@ -142,18 +154,31 @@ impl WalArchive {
         W: Write + Send + 'static,
     {
         let key = self.layout.wal_file(self.generation, expected.name);
-        let Get::Found(found) = self.store.get(&key, 0, None).await? else {
+        self.read_at(&key, expected, sink, bounds).await
+    }
+
+    async fn read_at<W>(
+        &self,
+        key: &ObjectKey,
+        expected: Expected,
+        sink: W,
+        bounds: &ReadBounds,
+    ) -> Result<Option<(WalObjectHeader, W)>, RepoError>
+    where
+        W: Write + Send + 'static,
+    {
+        let Get::Found(found) = self.store.get(key, 0, None).await? else {
             return Ok(None);
         };
-        let mut download = self.download(&key, found, bounds);
+        let mut download = self.download(key, found, bounds);
         let (header, rest) = download.header(&expected).await?;
         let unpacked = download.unpack(&header, rest, sink).await?;
         let (receipt, sink, first_page) = unpacked;
         if receipt != header.plain() {
             let reason = format!("its content has the digest {}, its header says {}", receipt.sha256, header.sha256);
-            return Err(RepoError::damaged(&key, reason));
+            return Err(RepoError::damaged(key, reason));
         }
-        check_first_page(&expected, &header, &first_page).map_err(|reason| RepoError::damaged(&key, reason))?;
+        check_first_page(&expected, &header, &first_page).map_err(|reason| RepoError::damaged(key, reason))?;
         Ok(Some((header, sink)))
     }
 
@@ -165,6 +190,7 @@ impl WalArchive {
             size,
             bytes: Resumable::new(source, found.body, size, bounds.stall, bounds.patience),
             progress: Arc::clone(&bounds.progress),
+            received: 0,
         }
     }
 }
@@ -191,6 +217,7 @@ struct Download {
     size: u64,
     bytes: Resumable<StoredObject>,
     progress: Arc<AtomicU64>,
+    received: u64,
 }
 
 impl Download {
@@ -198,7 +225,9 @@ impl Download {
         let piece = self.bytes.next().await?;
         Some(match piece {
             Ok(bytes) => {
-                self.progress.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                // What is downloaded a second time is no progress.
+                self.received += bytes.len() as u64;
+                self.progress.fetch_max(self.received, Ordering::Relaxed);
                 Ok(bytes)
             }
             Err(error) => Err(error.into()),

@@ -20,7 +20,7 @@ use crate::storage::key::InvalidKey;
 use crate::storage::{KeyPrefix, ObjectKey};
 use crate::stream::Sha256;
 
-/// The name an operator gives a cluster: a single part of a key, not only digits.
+/// The name an operator gives a cluster: a single part of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 

@@ -79,8 +79,7 @@ impl LocalStore {
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
         if !path.try_exists()? {
             self.create_directories(&parent)?;
-            let temporary = Temporary::write(&parent, body)?;
-            self.give_to_owner(&temporary.path)?;
+            let temporary = Temporary::write(&parent, body, |path| self.give_to_owner(path))?;
             match temporary.publish(&path) {
                 Ok(()) => {
                     self.sync_directories(&parent)?;
@@ -139,7 +138,7 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn write(directory: &Path, body: &[u8]) -> io::Result<Self> {
+    fn write(directory: &Path, body: &[u8], give_away: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
@@ -147,6 +146,7 @@ impl Temporary {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         let temporary = Temporary { path };
         file.write_all(body)?;
+        give_away(&temporary.path)?;
         file.sync_all()?;
         Ok(temporary)
     }
@@ -164,7 +164,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // After a rename there is nothing to remove; what cannot be removed is swept up by `expire`.
+        // After a rename there is nothing to remove. What a killed writer leaves is in nobody's way (docs/stores.md).
         fs::remove_file(&self.path).ok();
     }
 }

@@ -41,7 +41,12 @@ impl Page<'_> {
                 continue;
             }
             // As a key, a directory's name goes on with a slash, and sorts so.
-            if entry.file_type()?.is_dir() {
+            // A part that was moved to another disk is a link.
+            let kind = match entry.file_type()? {
+                kind if kind.is_symlink() => fs::metadata(entry.path())?.file_type(),
+                kind => kind,
+            };
+            if kind.is_dir() {
                 name.push('/');
             }
             names.push(name);
@@ -69,9 +74,10 @@ impl Page<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if meta.is_file() {
-            self.objects.push(Listed { name: key.to_owned(), size: meta.len(), modified: meta.modified().ok() });
+        if !meta.is_file() {
+            return Err(io::Error::other(format!("`{}` is neither a file nor a directory", path.display())));
         }
+        self.objects.push(Listed { name: key.to_owned(), size: meta.len(), modified: meta.modified().ok() });
         Ok(())
     }
 }

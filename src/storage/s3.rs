@@ -93,7 +93,7 @@ impl S3Store {
                 StoreErrorKind::Unexpected,
                 format!("{}: the answer says success but names no ETag", self.at("writing", key)),
             )),
-            Err(error) if answer(&error).is_some_and(|a| a.code == Some("PreconditionFailed")) => Ok(Put::Exists),
+            Err(error) if answer(&error).is_some_and(|a| a.status == 412) => Ok(Put::Exists),
             Err(error) => Err(self.put_error(classify(&self.at("writing", key), error))),
         }
     }

@@ -71,8 +71,8 @@ async fn send(store: &S3Store, key: &ObjectKey, upload: &str, body: Bytes) -> Re
             StoreErrorKind::Unexpected,
             format!("{what}: the answer says success but names no ETag"),
         )),
+        Err(error) if answer(&error).is_some_and(|a| a.status == 412) => Ok(Put::Exists),
         Err(error) => match answer(&error).and_then(|a| a.code) {
-            Some("PreconditionFailed") => Ok(Put::Exists),
             // An earlier try of this very request may have completed the upload before its answer was lost.
             Some("NoSuchUpload") => Err(StoreError::new(
                 StoreErrorKind::Unavailable,

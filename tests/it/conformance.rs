@@ -215,6 +215,22 @@ async fn large_objects_are_create_only(store: &dyn ObjectStore) {
     assert_eq!(store.read_small(&key("g/huge"), 64 << 20).await.unwrap().unwrap(), bytes);
 }
 
+#[test]
+fn what_was_moved_to_another_disk_is_listed() {
+    let (root, other) = (Scratch::new("store"), Scratch::new("disk"));
+    run(async {
+        let store = local::LocalStore::new(root.path().to_owned());
+        for name in ["a/1", "a/b/2", "a/c/3"] {
+            put(&store, name, "x").await;
+        }
+        std::fs::rename(root.path().join("a/b"), other.path().join("b")).unwrap();
+        std::os::unix::fs::symlink(other.path().join("b"), root.path().join("a/b")).unwrap();
+        assert_eq!(names(&store, "a/", None, 10).await, ["a/1", "a/b/2", "a/c/3"]);
+        std::fs::remove_dir_all(other.path().join("b")).unwrap();
+        assert!(store.list(&prefix("a/"), None, 10).await.is_err(), "a link that leads nowhere hides something");
+    });
+}
+
 /// A store that is killed between two steps leaves no object that is half there.
 #[test]
 fn what_is_not_finished_is_not_listed() {

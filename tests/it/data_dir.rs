@@ -54,6 +54,15 @@ impl FakeCluster {
         }
     }
 
+    /// `pg_control` as it is while archive recovery goes on.
+    pub fn in_archive_recovery(&self) {
+        let mut bytes = control_file(self.system_id, 1, self.segment_bytes as u32);
+        bytes[16..20].copy_from_slice(&5u32.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+        fs::write(self.path().join("global/pg_control"), bytes).unwrap();
+    }
+
     /// Writes a segment of this cluster into its pg_wal, with content that the seed decides.
     pub fn segment(&self, name: &str, seed: u64) -> PathBuf {
         let bytes = segment(self.system_id, name, self.segment_bytes, seed);

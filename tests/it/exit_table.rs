@@ -251,3 +251,23 @@ fn a_refused_connection_is_no_absence() {
         repository.fetch(&cluster, MISSING).run().code(1);
     }
 }
+
+/// The listing is what tells a gap from an end. No flipped bit in it may hide what lies behind.
+#[test]
+fn no_flipped_bit_in_a_listing_hides_a_later_segment() {
+    let repository = Repository::s3();
+    let cluster = FakeCluster::new();
+    let two = "000000010000000000000002";
+    for (seed, name) in ["000000010000000000000001", two, "000000010000000000000003"].iter().enumerate() {
+        cluster.segment(name, seed as u64);
+        repository.push(&cluster, name).run().quiet_success();
+    }
+    repository.remove(&crate::repository::segment_key(two));
+    cluster.signal(&["recovery.signal"]);
+    for offset in (0..700).step_by(3) {
+        repository.double().clear_faults();
+        repository.double().fault(Rule::new(Fault::BitFlip(Some(offset))).on(Op::List).seed(offset as u64));
+        let outcome = repository.fetch(&cluster, two).env("PGARK_WAL__FETCH_RETRY", "400ms").run();
+        assert_eq!(outcome.code, 200, "byte {offset}: {outcome:?}");
+    }
+}

@@ -68,6 +68,34 @@ fn a_damaged_object_does_not_pass_for_an_equal_one() {
             repository.push(&cluster, ONE).run().code(14);
         }
     }
+    // A directory keeps no metadata: the content itself must be equal.
+    let repository = Repository::local();
+    let cluster = FakeCluster::new();
+    cluster.segment(ONE, 1);
+    repository.push(&cluster, ONE).run().quiet_success();
+    repository.alter(&segment_key(ONE), |bytes| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+    });
+    repository.push(&cluster, ONE).run().code(14);
+}
+
+#[test]
+fn a_call_for_help_archives_nothing_and_says_so() {
+    for words in [&["wal-push", "pg_wal/x", ONE, "--help"][..], &["--version", "wal-push", "pg_wal/x", ONE]] {
+        assert_eq!(Call::new(words).run().code, 2, "{words:?}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_still_written_is_refused() {
+    let repository = Repository::local();
+    let cluster = FakeCluster::new();
+    cluster.segment(ONE, 1);
+    fs::write(cluster.path().join("postmaster.pid"), "1\n").unwrap();
+    repository.push(&cluster, ONE).run().code(3).says("not finished");
+    fs::write(cluster.path().join(format!("pg_wal/archive_status/{ONE}.ready")), "").unwrap();
+    repository.push(&cluster, ONE).run().quiet_success();
 }
 
 #[test]

@@ -32,6 +32,19 @@ fn a_push_is_one_put_and_one_small_request_and_a_fetch_is_one_get() {
 }
 
 #[test]
+fn later_timelines_cost_no_more() {
+    let repository = Repository::s3();
+    let cluster = FakeCluster::with(crate::data_dir::SYSTEM_ID, 2);
+    cluster.file("00000002.history", b"1\t0/200000\tx\n");
+    for name in ["000000020000000000000003", "000000020000000000000004"] {
+        cluster.segment(name, 1);
+        operations(repository.double());
+        repository.push(&cluster, name).run().quiet_success();
+    }
+    assert_eq!(operations(repository.double()), ["GetObject", "PutObject"]);
+}
+
+#[test]
 fn uploads_carry_their_checksum_and_no_trailers() {
     let repository = Repository::s3();
     repository.double().refuse_chunked(true);
