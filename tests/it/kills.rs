@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::data_dir::FakeCluster;
-use crate::program::finish;
+use crate::program::{Call, finish};
 use crate::repository::{Repository, segment_key};
 
 fn seed() -> u64 {
@@ -23,16 +23,23 @@ fn kill_after(child: std::process::Child, delay: Duration) -> i32 {
     finish(child).code
 }
 
+/// How long the call takes here and now, on its third and so warm run at the latest: kills are spread over that time.
+fn usual(call: &Call) -> Duration {
+    (0..3).map(|_| call.run().quiet_success().took).min().unwrap_or_default()
+}
+
 #[test]
 fn two_hundred_killed_pushes() {
     let mut random = StdRng::seed_from_u64(seed());
     let mut killed = 0;
     for repository in Repository::both() {
         let cluster = FakeCluster::with_segments_of(4 << 20);
+        cluster.segment("000000010000000100000000", 0);
+        let usual = usual(&repository.push(&cluster, "000000010000000100000000"));
         for round in 0..100u32 {
             let name = format!("0000000100000000{:08X}", round + 1);
             let path = cluster.segment(&name, u64::from(round));
-            let delay = Duration::from_micros(random.random_range(0..40_000));
+            let delay = random.random_range(Duration::ZERO..usual);
             let code = kill_after(repository.push(&cluster, &name).spawn(), delay);
             killed += u32::from(code == 137);
             assert!(matches!(code, 0 | 137), "round {round}: {code}");
@@ -48,7 +55,7 @@ fn two_hundred_killed_pushes() {
             fs::remove_file(path).unwrap();
         }
     }
-    assert!(killed > 60, "only {killed} of 200 were killed in time");
+    assert!(killed > 40, "only {killed} of 200 were killed in time");
 }
 
 #[test]
@@ -61,8 +68,10 @@ fn two_hundred_killed_fetches() {
         let plain = fs::read(cluster.segment(name, 1)).unwrap();
         repository.push(&cluster, name).run().quiet_success();
         cluster.signal(&["recovery.signal"]);
+        let usual = usual(&repository.fetch(&cluster, name));
+        fs::remove_file(cluster.destination()).unwrap();
         for round in 0..100 {
-            let delay = Duration::from_micros(random.random_range(0..40_000));
+            let delay = random.random_range(Duration::ZERO..usual);
             let code = kill_after(repository.fetch(&cluster, name).spawn(), delay);
             killed += u32::from(code == 137);
             match fs::read(cluster.destination()) {
@@ -79,7 +88,7 @@ fn two_hundred_killed_fetches() {
             fs::remove_file(cluster.destination()).unwrap();
         }
     }
-    assert!(killed > 60, "only {killed} of 200 were killed in time");
+    assert!(killed > 40, "only {killed} of 200 were killed in time");
 }
 
 #[test]
