@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::ledger::{Expect, Ledger};
-use crate::pitr::{archiving, prepared, restore_command};
+use crate::pitr::{archiving, prepared, restore_command, with_environment};
 use crate::postgres::{BaseBackup, Cluster, Installation, Recovery, RecoveryTarget};
 use crate::repository::{Repository, segment_key};
 
@@ -132,4 +132,48 @@ fn an_outage_in_the_middle_of_recovery() {
     disaster.play("a proxy's 404", &[], disaster.victim(), |_| double.clear_faults());
     double.stop_listening();
     disaster.play("nobody listens", &[], "onnection refused", |_| double.resume_listening());
+}
+
+/// As it ends recovery PostgreSQL removes the signal file, and then asks for the history of the timeline that it leaves.
+/// If that question failed, the next start would open the server on the old timeline.
+#[test]
+fn an_outage_at_the_last_question_of_a_promotion() {
+    for installation in Installation::all_wanted() {
+        let repository = Repository::s3();
+        let primary = archiving(&repository, installation, 1);
+        let ledger = Ledger::create(&primary);
+        ledger.write(10, 1000);
+        let backup = primary.base_backup();
+        ledger.write(10, 20_000);
+        primary.archive_everything(A_MINUTE);
+        primary.kill_9();
+
+        let second = promoted_while_the_store_dies(&repository, &backup, "00000001.history");
+        ledger.judge(&second, &Expect::at_least(ledger.tip())).unwrap();
+        assert_eq!(second.timeline(), 2);
+        ledger.attach(&second);
+        ledger.write(10, 20_000);
+        second.archive_everything(A_MINUTE);
+        second.kill_9();
+
+        let third = promoted_while_the_store_dies(&repository, &backup, "00000002.history");
+        ledger.judge(&third, &Expect::at_least(ledger.tip())).unwrap();
+        assert_eq!(third.timeline(), 3);
+    }
+}
+
+/// The store is out of reach as soon as there is no signal file, and PostgreSQL asks for `last` then.
+fn promoted_while_the_store_dies(repository: &Repository, backup: &BaseBackup, last: &str) -> Cluster {
+    let restore_command = format!(
+        "[ -e recovery.signal ] || {{ echo %f >> asked-without-signal; export PGARK_REPO__ENDPOINT=http://127.0.0.1:9; }}; {}",
+        restore_command()
+    );
+    let recovery = Recovery::new(restore_command, RecoveryTarget::Latest).archiving();
+    let cluster = with_environment(Cluster::builder(), repository).env("PGARK_WAL__FETCH_RETRY", "1s").on_copy_of(backup);
+    cluster.configure_recovery(&recovery);
+    cluster.start();
+    cluster.wait_promoted(A_MINUTE);
+    let asked = std::fs::read_to_string(cluster.data_dir().join("asked-without-signal")).unwrap();
+    assert_eq!(asked.lines().collect::<Vec<_>>(), [last], "PostgreSQL {:?}\n{}", cluster.data_dir(), cluster.log());
+    cluster
 }
