@@ -169,7 +169,8 @@ fn promoted_while_the_store_dies(repository: &Repository, backup: &BaseBackup, l
         restore_command()
     );
     let recovery = Recovery::new(restore_command, RecoveryTarget::Latest).archiving();
-    let cluster = with_environment(Cluster::builder(), repository).env("PGARK_WAL__FETCH_RETRY", "1s").on_copy_of(backup);
+    let cluster =
+        with_environment(Cluster::builder(), repository).env("PGARK_WAL__FETCH_RETRY", "1s").on_copy_of(backup);
     cluster.configure_recovery(&recovery);
     cluster.start();
     cluster.wait_promoted(A_MINUTE);
