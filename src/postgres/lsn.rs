@@ -9,7 +9,8 @@ use super::Malformed;
 /// and the lower 32 bits in upper-case hexadecimal without leading zeros, `16/B374D848`.
 ///
 /// Source: `XLogRecPtr` in `access/xlogdefs.h`, `LSN_FORMAT_ARGS`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Lsn(pub u64);
 
 impl Lsn {
@@ -41,6 +42,20 @@ impl FromStr for Lsn {
         };
         let (high, low) = text.split_once('/').ok_or_else(malformed)?;
         Ok(Lsn(half(high)? << 32 | half(low)?))
+    }
+}
+
+impl From<Lsn> for String {
+    fn from(lsn: Lsn) -> String {
+        lsn.to_string()
+    }
+}
+
+impl TryFrom<String> for Lsn {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
     }
 }
 

@@ -10,7 +10,8 @@ use super::{Lsn, Malformed};
 /// The number of a timeline, from 1; eight hexadecimal digits in file names.
 ///
 /// Source: `TimeLineID` in `access/xlogdefs.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct TimelineId(NonZeroU32);
 
 impl TimelineId {

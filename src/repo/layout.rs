@@ -7,6 +7,9 @@
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.<8 hex>.backup.zst
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.zst
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.<16 hex of SHA-256>.zst
+//! <cluster>/<n>/backup/<backup id>/part/<8 digits>.tar.zst
+//! <cluster>/<n>/backup/<backup id>/manifest.json.zst
+//! <cluster>/<n>/backup/<backup id>/keep.json
 //! <cluster>/record/<kind>/<name>
 //! ```
 //!
@@ -15,6 +18,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::backup_id::BackupId;
 use crate::postgres::{SegmentName, TimelineId, WalName};
 use crate::storage::key::InvalidKey;
 use crate::storage::{KeyPrefix, ObjectKey};
@@ -69,6 +73,17 @@ pub enum WalKey {
     File(WalName),
     /// A second partial segment of this name with another content; the first 16 digits of its digest.
     OtherPartial(SegmentName, String),
+}
+
+/// What a key below `backup/` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BackupKey {
+    /// What makes the backup exist.
+    Manifest,
+    /// The word of an operator that it must stay.
+    Keep,
+    /// A part of its files, from 1.
+    Part(u32),
 }
 
 /// The keys of one cluster.
@@ -168,6 +183,38 @@ impl Layout {
             }
         };
         (canonical == key.as_str()).then_some((generation, found))
+    }
+
+    /// All backups of a generation.
+    pub fn backups(&self, generation: Generation) -> KeyPrefix {
+        prefix(format!("{}{generation}/backup/", self.root))
+    }
+
+    /// The place of a piece of a backup.
+    pub fn backup(&self, generation: Generation, id: BackupId, piece: BackupKey) -> ObjectKey {
+        let backup = format!("{}{id}/", self.backups(generation));
+        key(match piece {
+            BackupKey::Manifest => format!("{backup}manifest.json{SUFFIX}"),
+            BackupKey::Keep => format!("{backup}keep.json"),
+            BackupKey::Part(number) => format!("{backup}part/{number:08}.tar{SUFFIX}"),
+        })
+    }
+
+    /// What a key below [`Layout::backups`] names; `None` for a key that is not one of ours.
+    pub fn parse_backup(&self, name: &str) -> Option<(Generation, BackupId, BackupKey)> {
+        let (generation, rest) = name.strip_prefix(self.root.as_str())?.split_once("/backup/")?;
+        let generation = Generation::parse(generation)?;
+        let (id, piece) = rest.split_once('/')?;
+        let id: BackupId = id.parse().ok()?;
+        let piece = match piece {
+            "keep.json" => BackupKey::Keep,
+            "manifest.json.zst" => BackupKey::Manifest,
+            part => {
+                let number = part.strip_prefix("part/")?.strip_suffix(".tar.zst")?;
+                BackupKey::Part(number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse().ok()).flatten()?)
+            }
+        };
+        (self.backup(generation, id, piece).as_str() == name).then_some((generation, id, piece))
     }
 
     /// A note of a kind: probes, runs, drills.
@@ -281,6 +328,16 @@ mod tests {
                 }
             };
             prop_assert_eq!(layout.parse_wal(&layout.wal_file(generation, name)), Some((generation, WalKey::File(name))));
+        }
+
+        #[test]
+        fn backup_keys_go_both_ways(seconds in 0i64..4_000_000_000, tail: u32, generation in 1u32.., part in 1u32..100_000_000) {
+            let layout = layout();
+            let id = BackupId::new(jiff::Timestamp::from_second(seconds).unwrap(), tail);
+            for piece in [BackupKey::Manifest, BackupKey::Keep, BackupKey::Part(part)] {
+                let key = layout.backup(Generation(generation), id, piece);
+                prop_assert_eq!(layout.parse_backup(key.as_str()), Some((Generation(generation), id, piece)));
+            }
         }
 
         #[test]

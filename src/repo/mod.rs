@@ -5,16 +5,26 @@
 
 pub mod absence;
 pub mod archive;
+pub mod backup_id;
+pub mod backup_path;
+pub mod backups;
 pub mod error;
 pub mod identity;
 pub mod layout;
+pub mod manifest;
+pub mod manifest_entries;
 pub mod wal_object;
 
 pub use absence::{Absence, Asking};
 pub use archive::{Archived, WalArchive};
+pub use backup_id::BackupId;
+pub use backup_path::BackupPath;
+pub use backups::BackupListing;
 pub use error::RepoError;
 pub use identity::{Identities, Identity};
-pub use layout::{ClusterName, Generation, Layout, WalKey};
+pub use layout::{BackupKey, ClusterName, Generation, Layout, WalKey};
+pub use manifest::BackupSummary;
+pub use manifest_entries::Manifest;
 pub use wal_object::{WalObjectHeader, Writer};
 
 use std::sync::Arc;

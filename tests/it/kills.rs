@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::data_dir::FakeCluster;
 use crate::program::{Call, finish};
@@ -100,7 +101,7 @@ fn signals_end_a_call_at_once_and_cleanly() {
     repository.push(&cluster, name).run().quiet_success();
     cluster.segment("000000010000000000000002", 2);
     repository.double().fault(crate::double::Rule::new(crate::double::Fault::Silence));
-    for signal in ["TERM", "INT", "QUIT", "HUP"] {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
         let calls = [
             (repository.push(&cluster, "000000010000000000000002").env("PGARK_WAL__PUSH_DEADLINE", "60s"), 21),
             (repository.fetch(&cluster, name).env("PGARK_WAL__FETCH_RETRY", "60s"), 200),
@@ -108,8 +109,7 @@ fn signals_end_a_call_at_once_and_cleanly() {
         for (call, code) in calls {
             let child = call.env("PGARK_REPO__REQUEST_TIMEOUT", "60s").spawn();
             std::thread::sleep(Duration::from_millis(300));
-            let kill = std::process::Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
-            assert!(kill.unwrap().success());
+            kill_process(Pid::from_child(&child), signal).unwrap();
             let outcome = finish(child).code(code).says("interrupted by SIG");
             assert!(outcome.took < Duration::from_secs(2), "{outcome:?}");
         }

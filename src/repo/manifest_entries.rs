@@ -1,0 +1,288 @@
+//! The lines of a manifest behind its summary: parts, directories, files with their extents, bad pages, the end.
+//!
+//! What [`read`] returns is safe to act on: every path stays below the place it is written to, no name occurs twice, every
+//! extent lies in its part, and sizes add up. The lines of one kind stand together, in the order parts, directories, files, bad
+//! pages; directories and files are in the byte order of their paths.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::backup_path::BackupPath;
+use super::error::RepoError;
+use super::manifest::BackupSummary;
+use crate::stream::Sha256;
+
+/// A part object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartEntry {
+    /// Its number, from 1.
+    pub part: u32,
+    /// Its bytes.
+    pub stored: u64,
+    /// The digest of its bytes.
+    pub sha256: Sha256,
+}
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryEntry {
+    /// Where, below the data directory.
+    pub directory: BackupPath,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Where, below the data directory.
+    pub file: BackupPath,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was changed last, in seconds since 1970.
+    pub modified: i64,
+    /// Its content, from the first byte to the last.
+    pub extents: Vec<Extent>,
+}
+
+/// A run of a file's bytes, and where they are stored.
+///
+/// The stored bytes are whole zstd frames. Unpacked they are a piece of a tar archive: `skip` bytes of headers, `plain` bytes of the
+/// file, and what fills the last block of 512 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// In which part.
+    pub part: u32,
+    /// From which byte of the part.
+    pub at: u64,
+    /// How many bytes of the part.
+    pub stored: u64,
+    /// Unpacked bytes in front of the file's.
+    pub skip: u32,
+    /// Bytes of the file.
+    pub plain: u64,
+    /// The digest of the file's bytes.
+    pub sha256: Sha256,
+    /// The stored bytes of each frame, where there are several; each holds [`FRAME`] unpacked bytes, the last the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<u32>,
+}
+
+/// Unpacked bytes in a frame.
+pub const FRAME: u64 = 1 << 20;
+
+/// A page whose checksum was wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadPage {
+    /// In which file.
+    pub bad_page: BackupPath,
+    /// Which page of the relation's fork, from 0.
+    pub block: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    lines: u64,
+    sha256: Sha256,
+}
+
+/// A whole manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its first line.
+    pub summary: BackupSummary,
+    /// The parts, by number.
+    pub parts: Vec<PartEntry>,
+    /// All directories but the data directory itself, parents first.
+    pub directories: Vec<DirectoryEntry>,
+    /// All files.
+    pub files: Vec<FileEntry>,
+    /// What was found to be wrong while it was taken.
+    pub bad_pages: Vec<BadPage>,
+}
+
+/// What no backup comes near.
+const MOST_LINES: u64 = 4_000_000;
+/// What a tar header with a long name may take.
+const LARGEST_SKIP: u32 = 16 << 10;
+/// No part is larger, unpacked.
+const LARGEST_EXTENT: u64 = 1 << 30;
+
+/// Turns lines into a manifest, one at a time.
+pub(super) struct Collector {
+    manifest: Manifest,
+    lines: u64,
+    known_directories: BTreeSet<BackupPath>,
+}
+
+impl Collector {
+    pub(super) fn new(summary: BackupSummary) -> Self {
+        let manifest = Manifest { summary, parts: vec![], directories: vec![], files: vec![], bad_pages: vec![] };
+        Collector { manifest, lines: 1, known_directories: BTreeSet::new() }
+    }
+
+    /// Takes the next line; `true` when it is the end, and fits `digest` of all lines before it.
+    pub(super) fn take(&mut self, line: &[u8], digest: impl FnOnce() -> Sha256) -> Result<bool, String> {
+        let unreadable = |e: serde_json::Error| format!("line {}: {e}", self.lines + 1);
+        // A line's kind shows in its first key: writers put it there.
+        if line.starts_with(b"{\"file\"") {
+            let file = serde_json::from_slice(line).map_err(unreadable)?;
+            self.file(file)?;
+        } else if line.starts_with(b"{\"part\"") {
+            let part = serde_json::from_slice(line).map_err(unreadable)?;
+            self.part(part)?;
+        } else if line.starts_with(b"{\"directory\"") {
+            let directory = serde_json::from_slice(line).map_err(unreadable)?;
+            self.directory(directory)?;
+        } else if line.starts_with(b"{\"bad_page\"") {
+            self.manifest.bad_pages.push(serde_json::from_slice(line).map_err(unreadable)?);
+        } else {
+            let end: End = serde_json::from_slice(line).map_err(unreadable)?;
+            return match end.lines == self.lines && end.sha256 == digest() {
+                true => Ok(true),
+                false => Err("its last line does not fit the lines before it".to_owned()),
+            };
+        }
+        self.lines += 1;
+        if self.lines > MOST_LINES {
+            return Err(format!("it has more than {MOST_LINES} lines"));
+        }
+        Ok(false)
+    }
+
+    fn part(&mut self, part: PartEntry) -> Result<(), String> {
+        let number = self.manifest.parts.len() as u64 + 1;
+        if u64::from(part.part) != number || part.stored == 0 {
+            return Err(format!("part {} of {} bytes stands where part {number} is due", part.part, part.stored));
+        }
+        self.manifest.parts.push(part);
+        Ok(())
+    }
+
+    fn directory(&mut self, entry: DirectoryEntry) -> Result<(), String> {
+        let path = &entry.directory;
+        let last = self.manifest.directories.last();
+        if last.is_some_and(|last| last.directory >= *path) || !self.manifest.files.is_empty() {
+            return Err(format!("`{path}` is out of order or occurs twice"));
+        }
+        self.check_place(path, entry.mode)?;
+        self.known_directories.insert(path.clone());
+        self.manifest.directories.push(entry);
+        Ok(())
+    }
+
+    fn check_place(&self, path: &BackupPath, mode: u32) -> Result<(), String> {
+        if path.parent().is_some_and(|parent| !self.known_directories.contains(&parent)) {
+            return Err(format!("`{path}` is in a directory that is not listed"));
+        }
+        if mode & !0o777 != 0 {
+            return Err(format!("`{path}` has the mode {mode:o}"));
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, entry: FileEntry) -> Result<(), String> {
+        let path = &entry.file;
+        let last = self.manifest.files.last();
+        if last.is_some_and(|last| last.file >= *path) || self.known_directories.contains(path) {
+            return Err(format!("`{path}` is out of order or occurs twice"));
+        }
+        self.check_place(path, entry.mode)?;
+        let mut size = 0u64;
+        for extent in &entry.extents {
+            self.check_extent(extent).map_err(|why| format!("`{path}`: {why}"))?;
+            size = size.saturating_add(extent.plain);
+        }
+        if size != entry.size {
+            return Err(format!("`{path}` has {} bytes, its extents have {size}", entry.size));
+        }
+        self.manifest.files.push(entry);
+        Ok(())
+    }
+
+    fn check_extent(&self, extent: &Extent) -> Result<(), String> {
+        let index = (extent.part as usize).wrapping_sub(1);
+        let part = self.manifest.parts.get(index).ok_or_else(|| format!("there is no part {}", extent.part))?;
+        let inside = extent.stored > 0
+            && extent.at.checked_add(extent.stored).is_some_and(|end| end <= part.stored)
+            && extent.skip <= LARGEST_SKIP
+            && extent.plain <= LARGEST_EXTENT;
+        if !inside {
+            return Err(format!("{} bytes from byte {} of part {} cannot be", extent.stored, extent.at, extent.part));
+        }
+        let frames: u64 = extent.frames.iter().map(|stored| u64::from(*stored)).sum();
+        if !extent.frames.is_empty() && frames != extent.stored {
+            return Err(format!("its frames have {frames} bytes in part {}, not {}", extent.part, extent.stored));
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<Manifest, String> {
+        let Manifest { summary, parts, files, bad_pages, .. } = &self.manifest;
+        let plain: u64 = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+        let stored: u64 = parts.iter().map(|part| part.stored).fold(0, u64::saturating_add);
+        let counts = (files.len() as u64, plain, parts.len() as u64, stored, bad_pages.len() as u64);
+        let promised =
+            (summary.files, summary.plain_bytes, u64::from(summary.parts), summary.stored_bytes, summary.bad_pages);
+        if counts != promised {
+            return Err("its lines do not add up to what its summary says".to_owned());
+        }
+        Ok(self.manifest)
+    }
+}
+
+impl Manifest {
+    /// Counts what the summary counts.
+    pub fn sum_up(&mut self) {
+        self.summary.files = self.files.len() as u64;
+        self.summary.plain_bytes = self.files.iter().map(|file| file.size).sum();
+        self.summary.parts = self.parts.len() as u32;
+        self.summary.stored_bytes = self.parts.iter().map(|part| part.stored).sum();
+        self.summary.bad_pages = self.bad_pages.len() as u64;
+    }
+
+    /// Gives each line but the first to `write`, the end last. `first` is the summary's line.
+    pub(super) fn lines(
+        &self,
+        first: &[u8],
+        mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), RepoError> {
+        let mut hasher = crate::stream::Sha256Hasher::default();
+        hasher.update(first);
+        let mut count = 1u64;
+        let mut line = Vec::new();
+        let mut put = |value: &dyn Line, counted: Option<&mut crate::stream::Sha256Hasher>| {
+            line.clear();
+            value.write(&mut line).map_err(std::io::Error::other)?;
+            line.push(b'\n');
+            if let Some(hasher) = counted {
+                hasher.update(&line);
+            }
+            write(&line)
+        };
+        let each = self.parts.iter().map(|l| l as &dyn Line);
+        let each = each.chain(self.directories.iter().map(|l| l as &dyn Line));
+        let each = each.chain(self.files.iter().map(|l| l as &dyn Line));
+        for value in each.chain(self.bad_pages.iter().map(|l| l as &dyn Line)) {
+            put(value, Some(&mut hasher)).map_err(RepoError::Destination)?;
+            count += 1;
+        }
+        let end = End { lines: count, sha256: hasher.finish().sha256 };
+        put(&end, None).map_err(RepoError::Destination)
+    }
+}
+
+/// What can be a line.
+trait Line {
+    fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()>;
+}
+
+impl<T: Serialize> Line for T {
+    fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(out, self)
+    }
+}
