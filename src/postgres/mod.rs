@@ -4,11 +4,13 @@
 //! and struct that it follows; what it returns is valid by construction.
 
 pub mod backup_history;
+pub mod backup_label;
 pub mod control_file;
 pub mod ident;
 pub mod lsn;
 pub mod recovery;
 pub mod segment;
+pub mod tablespace_map;
 pub mod timeline;
 pub mod wal_header;
 pub mod wal_name;
