@@ -181,7 +181,8 @@ mod tests {
             let without: String = LABEL
                 .lines()
                 .enumerate()
-                .filter_map(|(other, line)| (other != index).then(|| format!("{line}\n")))
+                .filter(|(other, _)| *other != index)
+                .map(|(_, line)| format!("{line}\n"))
                 .collect();
             assert!(parse(&without).is_err(), "{without}");
         }
