@@ -9,6 +9,7 @@ pub mod backup_label;
 pub mod control_file;
 pub mod ident;
 pub mod lsn;
+pub mod page;
 pub mod recovery;
 pub mod relation_file;
 pub mod segment;
