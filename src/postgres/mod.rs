@@ -3,12 +3,17 @@
 //! Nothing here does I/O, reads a clock or knows a store. Each parser names the PostgreSQL file
 //! and struct that it follows; what it returns is valid by construction.
 
+pub mod backup_files;
 pub mod backup_history;
+pub mod backup_label;
 pub mod control_file;
 pub mod ident;
 pub mod lsn;
+pub mod page;
 pub mod recovery;
+pub mod relation_file;
 pub mod segment;
+pub mod tablespace_map;
 pub mod timeline;
 pub mod wal_header;
 pub mod wal_name;
