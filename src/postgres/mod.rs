@@ -6,6 +6,7 @@
 pub mod backup_files;
 pub mod backup_history;
 pub mod backup_label;
+pub mod backup_path;
 pub mod control_file;
 pub mod ident;
 pub mod lsn;
@@ -18,6 +19,7 @@ pub mod timeline;
 pub mod wal_header;
 pub mod wal_name;
 
+pub use backup_path::BackupPath;
 pub use ident::{ClusterIdent, PgMajor, SystemId};
 pub use lsn::Lsn;
 pub use segment::{SegmentName, SegmentNumber, SegmentSize};

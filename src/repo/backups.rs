@@ -166,8 +166,8 @@ impl Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::BackupPath;
     use crate::postgres::{Lsn, SystemId, TimelineId};
-    use crate::repo::backup_path::BackupPath;
     use crate::repo::manifest::{FORMAT, Method, ServerSettings};
     use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, PartEntry};
     use crate::stream::Sha256;

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::backup_path::BackupPath;
 use super::error::RepoError;
 use super::manifest::BackupSummary;
+use crate::postgres::BackupPath;
 use crate::stream::Sha256;
 
 /// A part object.

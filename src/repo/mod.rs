@@ -6,7 +6,6 @@
 pub mod absence;
 pub mod archive;
 pub mod backup_id;
-pub mod backup_path;
 pub mod backups;
 pub mod error;
 pub mod identity;
@@ -18,7 +17,6 @@ pub mod wal_object;
 pub use absence::{Absence, Asking};
 pub use archive::{Archived, WalArchive};
 pub use backup_id::BackupId;
-pub use backup_path::BackupPath;
 pub use backups::BackupListing;
 pub use error::RepoError;
 pub use identity::{Identities, Identity};

@@ -6,10 +6,14 @@
 pub mod digest;
 pub mod frame;
 pub mod pack;
+pub mod part_reader;
+pub mod part_writer;
 pub mod resume;
 pub mod unpack;
 
 pub use digest::{Receipt, Sha256, Sha256Hasher};
 pub use pack::{Packed, pack};
+pub use part_reader::{PartReader, WantedExtent};
+pub use part_writer::{PackedExtent, PartWriter};
 pub use resume::{RangeSource, Resumable};
 pub use unpack::{UnpackError, Unpacker};
