@@ -105,6 +105,11 @@ impl Session {
         name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
     }
 
+    /// The connection, for questions of other rooms.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     async fn one(&self, sql: &str) -> Result<tokio_postgres::Row, ServerError> {
         let asking = self.client.query_one(sql, &[]);
         let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", PATIENCE.as_secs()));
@@ -139,7 +144,7 @@ fn configure(conninfo: &Conninfo) -> Result<Config, String> {
 }
 
 /// The server's own words, or the cause of a broken connection.
-fn reason(error: &tokio_postgres::Error) -> String {
+pub(super) fn reason(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         return answer.message().to_owned();
     }

@@ -1,0 +1,179 @@
+//! The session in which a base backup lives: start, stop, and what the server knows about itself.
+//!
+//! If this session ends, so does the backup: a copy without its stop is worthless.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, ToSql};
+
+use super::conninfo::Conninfo;
+use super::session::{ServerError, Session, reason};
+use crate::postgres::{Lsn, SystemId};
+
+/// A session that may hold a backup.
+pub struct BackupSession {
+    session: Session,
+    version: u32,
+}
+
+/// What a backup records about its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAtBackup {
+    /// `server_version_num`
+    pub version: u32,
+    /// The system identifier.
+    pub system_id: SystemId,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Whether it archives: `archive_mode` is `always`, or `on` outside of recovery.
+    pub archives: bool,
+    /// Whether pages have checksums.
+    pub page_checksums: bool,
+    /// When the postmaster started, in seconds since 1970.
+    pub postmaster_start: i64,
+    /// The last file that its archiver archived.
+    pub last_archived: Option<String>,
+    /// `max_connections`, `max_worker_processes`, `max_wal_senders`, `max_prepared_transactions`,
+    /// `max_locks_per_transaction`
+    pub limits: [u32; 5],
+}
+
+/// What the server says at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Where replay must begin.
+    pub lsn: Lsn,
+    /// The server's clock.
+    pub at: Timestamp,
+}
+
+/// What the server says at the stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Where replay must come.
+    pub lsn: Lsn,
+    /// The server's clock.
+    pub at: Timestamp,
+    /// The content of `backup_label`, byte for byte.
+    pub label: Vec<u8>,
+    /// The content of `tablespace_map`; empty without tablespaces.
+    pub tablespace_map: Vec<u8>,
+}
+
+/// For questions that are answered at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For a checkpoint, which may be spread over `checkpoint_timeout`, a day at most.
+const CHECKPOINT: Duration = Duration::from_secs(25 * 3600);
+
+impl BackupSession {
+    /// Connects, and lifts the limits on how long a session may be idle.
+    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
+        let session = Session::connect(conninfo).await?;
+        let mut backup = BackupSession { session, version: 0 };
+        let row = backup.ask("select current_setting('server_version_num')::int8", &[], PATIENCE).await?;
+        backup.version = u32::try_from(get::<i64>(&row, 0)?).map_err(|e| ServerError(e.to_string()))?;
+        backup.ask("select set_config('statement_timeout', '0', false)", &[], PATIENCE).await?;
+        backup.ask("select set_config('lock_timeout', '0', false)", &[], PATIENCE).await?;
+        backup.ask("select set_config('idle_session_timeout', '0', false)", &[], PATIENCE).await?;
+        Ok(backup)
+    }
+
+    /// What a backup records.
+    pub async fn server(&self) -> Result<ServerAtBackup, ServerError> {
+        let row = self
+            .ask(
+                "select (select system_identifier from pg_control_system()), pg_is_in_recovery(), \
+                 current_setting('archive_mode'), current_setting('data_checksums'), \
+                 extract(epoch from pg_postmaster_start_time())::int8, \
+                 (select last_archived_wal from pg_stat_archiver), \
+                 (select array_agg(setting::int8 order by n) from unnest(array['max_connections', \
+                 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
+                 'max_locks_per_transaction']) with ordinality as wanted (name, n) join pg_settings using (name))",
+                &[],
+                PATIENCE,
+            )
+            .await?;
+        let in_recovery: bool = get(&row, 1)?;
+        let archive_mode: String = get(&row, 2)?;
+        let limits: Vec<i64> = get(&row, 6)?;
+        let limits: Vec<u32> = limits.into_iter().filter_map(|limit| limit.try_into().ok()).collect();
+        Ok(ServerAtBackup {
+            version: self.version,
+            system_id: SystemId(get::<i64>(&row, 0)?.cast_unsigned()),
+            in_recovery,
+            archives: archive_mode == "always" || (archive_mode == "on" && !in_recovery),
+            page_checksums: get::<String>(&row, 3)? == "on",
+            postmaster_start: get(&row, 4)?,
+            last_archived: get(&row, 5)?,
+            limits: limits.try_into().map_err(|_| ServerError("the server did not tell its limits".to_owned()))?,
+        })
+    }
+
+    /// Begins the backup. Waits for a checkpoint: `fast` makes it hurry.
+    pub async fn start(&self, label: &str, fast: bool) -> Result<Started, ServerError> {
+        let sql = match self.version {
+            ..150_000 => "select pg_start_backup($1, $2, false)::text, extract(epoch from clock_timestamp())::float8",
+            _ => "select pg_backup_start($1, $2)::text, extract(epoch from clock_timestamp())::float8",
+        };
+        let row = self.ask(sql, &[&label, &fast], CHECKPOINT).await?;
+        Ok(Started { lsn: lsn(&row, 0)?, at: moment(&row, 1)? })
+    }
+
+    /// Ends the backup. Does not wait for the archiver: that is checked in the repository.
+    pub async fn stop(&self) -> Result<Stopped, ServerError> {
+        let sql = match self.version {
+            ..150_000 => {
+                "select lsn::text, labelfile, spcmapfile, extract(epoch from clock_timestamp())::float8 \
+                 from pg_stop_backup(false, false)"
+            }
+            _ => {
+                "select lsn::text, labelfile, spcmapfile, extract(epoch from clock_timestamp())::float8 \
+                 from pg_backup_stop(false)"
+            }
+        };
+        let row = self.ask(sql, &[], CHECKPOINT).await?;
+        Ok(Stopped {
+            lsn: lsn(&row, 0)?,
+            label: get::<String>(&row, 1)?.into_bytes(),
+            tablespace_map: get::<Option<String>>(&row, 2)?.unwrap_or_default().into_bytes(),
+            at: moment(&row, 3)?,
+        })
+    }
+
+    /// Writes a little WAL and ends the segment; the name of the segment that is archived now.
+    pub async fn switch_wal(&self) -> Result<crate::postgres::WalName, ServerError> {
+        self.session.switch_wal().await
+    }
+
+    /// The last file that the server's archiver archived.
+    pub async fn last_archived(&self) -> Result<Option<String>, ServerError> {
+        get(&self.ask("select last_archived_wal from pg_stat_archiver", &[], PATIENCE).await?, 0)
+    }
+
+    /// Whether the session still lives. A server that does not answer counts as gone.
+    pub async fn is_alive(&self) -> Result<(), ServerError> {
+        self.ask("select 1::int8", &[], PATIENCE).await.map(|_| ())
+    }
+
+    async fn ask(&self, sql: &str, values: &[&(dyn ToSql + Sync)], patience: Duration) -> Result<Row, ServerError> {
+        let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", patience.as_secs()));
+        let asking = self.session.client().query_one(sql, values);
+        timeout(patience, asking).await.map_err(late)?.map_err(|e| ServerError(reason(&e)))
+    }
+}
+
+fn get<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, ServerError> {
+    row.try_get(at).map_err(|e| ServerError(reason(&e)))
+}
+
+fn lsn(row: &Row, at: usize) -> Result<Lsn, ServerError> {
+    get::<String>(row, at)?.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
+}
+
+fn moment(row: &Row, at: usize) -> Result<Timestamp, ServerError> {
+    let microseconds = get::<f64>(row, at)? * 1e6;
+    Timestamp::from_microsecond(microseconds as i64).map_err(|e| ServerError(e.to_string()))
+}
