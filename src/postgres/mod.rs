@@ -6,6 +6,8 @@
 pub mod backup_files;
 pub mod backup_history;
 pub mod backup_label;
+pub mod backup_manifest;
+pub mod backup_manifest_reader;
 pub mod backup_path;
 pub mod control_file;
 pub mod ident;
