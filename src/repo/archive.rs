@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 
 use super::error::RepoError;
 use super::layout::{Generation, Layout};
+use super::stored_object::StoredObject;
 use super::wal_object::{Expected, WalObject, WalObjectHeader};
-use crate::postgres::{Malformed, WalHeader, WalName};
+use crate::postgres::{Malformed, SegmentName, SegmentNumber, SegmentSize, WalHeader, WalName};
+use crate::storage::object_store::Visit;
 use crate::storage::{Get, Head, Object, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreError, StoreErrorKind};
-use crate::stream::{RangeSource, Resumable, Sha256, UnpackError, Unpacker};
+use crate::stream::{Resumable, Sha256, UnpackError, Unpacker};
 
 /// The WAL of one generation.
 #[derive(Clone, Debug)]
@@ -121,6 +121,31 @@ impl WalArchive {
         }
     }
 
+    /// The first segment of a range of one timeline that is not stored; `None` if all are. One listing.
+    pub async fn first_missing(
+        &self,
+        first: SegmentName,
+        last: SegmentName,
+        size: SegmentSize,
+    ) -> Result<Option<SegmentName>, RepoError> {
+        let number = |name| size.number(name).map_err(|e| RepoError::damaged(&first, e.to_string()));
+        let (mut due, end) = (number(first)?, number(last)?);
+        let key = |number| self.layout.wal_file(self.generation, WalName::Segment(size.name(first.timeline, number)));
+        // Keys of segments are ordered as their positions are: what is listed before the one that is due is not its like.
+        let before = key(due).as_str().trim_end_matches(".zst").to_owned();
+        let mut wanted = key(due);
+        self.store
+            .visit_after(&self.layout.timeline(self.generation, first.timeline), Some(&before), 1000, |listed| {
+                if listed.name == wanted.as_str() {
+                    due = SegmentNumber(due.0 + 1);
+                    wanted = key(due);
+                }
+                if due > end || listed.name.as_str() > wanted.as_str() { Visit::Enough } else { Visit::More }
+            })
+            .await?;
+        Ok((due <= end).then(|| size.name(first.timeline, due)))
+    }
+
     /// The header of the object that is stored for a name; `None` if there is none.
     pub async fn header_of(&self, name: WalName) -> Result<Option<WalObjectHeader>, RepoError> {
         self.stored_header(&self.layout.wal_file(self.generation, name)).await
@@ -184,7 +209,7 @@ impl WalArchive {
 
     fn download(&self, key: &ObjectKey, found: Object, bounds: &ReadBounds) -> Download {
         let size = found.meta.size;
-        let source = StoredObject { store: Arc::clone(&self.store), key: key.clone(), etag: found.meta.etag };
+        let source = StoredObject::new(Arc::clone(&self.store), key.clone(), found.meta.etag);
         Download {
             key: key.clone(),
             size,
@@ -300,40 +325,5 @@ impl<W: Write> Write for FirstPage<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// One stored object as a source that can be opened anywhere.
-struct StoredObject {
-    store: Arc<dyn ObjectStore>,
-    key: ObjectKey,
-    etag: Option<String>,
-}
-
-#[async_trait]
-impl RangeSource for StoredObject {
-    type Error = StoreError;
-
-    async fn open(&mut self, offset: u64) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-        match self.store.get(&self.key, offset, self.etag.as_deref()).await? {
-            Get::Found(object) => Ok(object.body),
-            Get::Missing => {
-                Err(StoreError::new(StoreErrorKind::Changed, format!("`{}` vanished while it was read", self.key)))
-            }
-        }
-    }
-
-    fn is_temporary(&self, error: &StoreError) -> bool {
-        error.is_temporary()
-    }
-
-    fn stalled(&self, offset: u64, waited: Duration) -> StoreError {
-        let message = format!("`{}`: next to nothing came for {} s at byte {offset}", self.key, waited.as_secs());
-        StoreError::new(StoreErrorKind::Unavailable, message)
-    }
-
-    fn ended_early(&self, offset: u64, total: u64) -> StoreError {
-        let message = format!("`{}`: the connection ended after {offset} of {total} bytes", self.key);
-        StoreError::new(StoreErrorKind::Unavailable, message)
     }
 }

@@ -6,12 +6,14 @@
 pub mod absence;
 pub mod archive;
 pub mod backup_id;
+pub mod backup_parts;
 pub mod backups;
 pub mod error;
 pub mod identity;
 pub mod layout;
 pub mod manifest;
 pub mod manifest_entries;
+pub mod stored_object;
 pub mod wal_object;
 
 pub use absence::{Absence, Asking};

@@ -9,6 +9,7 @@ pub mod pack;
 pub mod part_reader;
 pub mod part_writer;
 pub mod resume;
+pub mod tar_header;
 pub mod unpack;
 
 pub use digest::{Receipt, Sha256, Sha256Hasher};
