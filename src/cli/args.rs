@@ -101,6 +101,15 @@ pub enum Verb {
             everything else, which stops recovery instead of ending it early (docs/exit-codes.md)."
     )]
     WalFetch(WalFetchArgs),
+    /// Take a full snapshot of the cluster
+    #[command(
+        alias = "backup-push",
+        after_help = "Examples:\n  sudo -u postgres pgark basebackup\n  \
+            pgark basebackup --label 'before the upgrade' --keep --jobs 4\n  pgark basebackup --rate 50MiB --checkpoint spread\n\n\
+            Exits 0 when all files and all WAL that they need are in the repository; 1 when they are, but pages with \
+            wrong checksums were found; 2 to 99 when there is no backup (docs/exit-codes.md)."
+    )]
+    Basebackup(BasebackupArgs),
     /// Find out whether everything is set up right
     #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\
             Exits 0 when all is well, 1 with warnings, 2 when something fails, 3 when something could not be told.")]
@@ -153,6 +162,35 @@ pub struct WalFetchArgs {
     /// For disasters: end recovery before this segment, though it is damaged or later ones are there
     #[arg(long, value_name = "SEGMENT")]
     pub accept_end_at: Option<String>,
+}
+
+/// `basebackup`
+#[derive(Debug, Args)]
+pub struct BasebackupArgs {
+    /// Words to find it by
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub label: String,
+    /// How many parts are read and packed at once [default: 2]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<String>,
+    /// zstd level [default: 3]
+    #[arg(long, value_name = "N")]
+    pub level: Option<String>,
+    /// Whether the checkpoint at the start hurries [default: fast]
+    #[arg(long, value_name = "fast|spread")]
+    pub checkpoint: Option<String>,
+    /// Read at most this much in a second, like 50MiB
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<String>,
+    /// Never expire it
+    #[arg(long)]
+    pub keep: bool,
+    /// How long the last WAL may take to be archived [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub wal_wait: Option<String>,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `check`
@@ -215,6 +253,12 @@ impl Cli {
         ];
         if let Verb::WalPush(push) = &self.verb {
             flags.push(("wal.push_deadline", "--deadline", push.deadline.clone()));
+        }
+        if let Verb::Basebackup(backup) = &self.verb {
+            flags.push(("backup.jobs", "--jobs", backup.jobs.clone()));
+            flags.push(("backup.level", "--level", backup.level.clone()));
+            flags.push(("backup.checkpoint", "--checkpoint", backup.checkpoint.clone()));
+            flags.push(("backup.wal_wait", "--wal-wait", backup.wal_wait.clone()));
         }
         let given = flags.into_iter().filter_map(|(path, flag, text)| Some(FlagValue { path, flag, text: text? }));
         given.collect()

@@ -12,6 +12,8 @@ use crate::postgres::recovery::RecoveryMode;
 pub const SUCCESS: u8 = 0;
 /// `wal-fetch`: proven absent. Elsewhere: see the tables.
 pub const ABSENT: u8 = 1;
+/// `basebackup`: the backup is there, and has pages with wrong checksums.
+pub const DAMAGED_PAGES: u8 = 1;
 /// `wal-fetch`: anything but restored or proven absent. Not 143, which PostgreSQL takes for a shutdown.
 pub const STOP_RECOVERY: u8 = 200;
 

@@ -119,6 +119,17 @@ pub const KEYS: &[Key] = &[
     key("wal", "fetch_retry", Kind::Duration, Some("5m"), "How long wal-fetch bears faults; then it stops recovery."),
     key("wal", "standby_retry", Kind::Duration, Some("10s"), "The same on a standby, which then streams."),
     key("wal", "strict_standby", Kind::Bool, Some("false"), "Stop a standby on a fault instead of letting it stream."),
+    key("backup", "level", Kind::Integer(1, 19), Some("3"), "zstd level of base backups."),
+    key("backup", "jobs", Kind::Integer(1, 64), Some("2"), "Parts that are packed, or restored, at once."),
+    key(
+        "backup",
+        "checkpoint",
+        Kind::Choice(&["fast", "spread"]),
+        Some("fast"),
+        "Whether the checkpoint at the start of a backup hurries.",
+    ),
+    key("backup", "wal_wait", Kind::Duration, Some("10m"), "How long the last WAL of a backup may take to arrive."),
+    key("backup", "retry", Kind::Duration, Some("5m"), "How long basebackup and restore bear faults of the store."),
     key(
         "log",
         "level",

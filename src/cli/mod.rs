@@ -3,12 +3,14 @@
 //! No logic lives here: a command that another program would want to call is in `command`.
 
 pub mod args;
+pub mod backup_verbs;
 pub mod config_file;
 pub mod exit;
 pub mod init;
 pub mod keys;
 pub mod logging;
 pub mod output;
+pub mod progress_line;
 pub mod run;
 pub mod settings;
 pub mod sources;

@@ -48,6 +48,11 @@ pub fn tell(failure: &Failure, format: LogFormat) {
     io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
+/// A size for people.
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string()
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -12,7 +12,7 @@ use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalP
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{init, output, settings, values};
+use super::{backup_verbs, init, output, settings, values};
 use crate::command::backfill::{self, Backfill};
 use crate::command::check::{self, Check};
 use crate::command::wal_fetch::{self, Fetched, WalFetch};
@@ -49,8 +49,19 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 9] =
-        ["wal-fetch", "archive-get", "wal-push", "archive-push", "check", "init", "config", "completions", "man"];
+    const VERBS: [&str; 11] = [
+        "wal-fetch",
+        "archive-get",
+        "wal-push",
+        "archive-push",
+        "basebackup",
+        "backup-push",
+        "check",
+        "init",
+        "config",
+        "completions",
+        "man",
+    ];
     // A value is not a verb, even if it reads like one.
     const WITH_VALUE: [&str; 8] =
         ["--repo", "--cluster", "-c", "--config", "--pgdata", "--conninfo", "--log-format", "--color"];
@@ -134,6 +145,7 @@ fn with_settings(cli: Cli) -> u8 {
     let outcome = match &cli.verb {
         Verb::WalFetch(args) => return fetch(args, &sources, format),
         Verb::WalPush(args) => push(args, &sources),
+        Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => config(verb, &sources),
@@ -162,6 +174,18 @@ pub(super) fn circumstances() -> Circumstances {
 /// keep us past our deadline.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime: Runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The same for long work on several threads.
+pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime: Runtime = Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
@@ -335,6 +359,7 @@ impl Verb {
         match self {
             Verb::WalPush(_) => "wal-push",
             Verb::WalFetch(_) => "wal-fetch",
+            Verb::Basebackup(_) => "basebackup",
             Verb::Check(_) => "check",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",

@@ -88,7 +88,8 @@ pub fn is_true(sources: &Sources, path: &str) -> bool {
     sources.get(path) == Some("true")
 }
 
-fn integer<T: TryFrom<i64>>(sources: &Sources, path: &str) -> Result<T, Failure> {
+/// A number that `values::check` has let pass.
+pub fn integer<T: TryFrom<i64>>(sources: &Sources, path: &str) -> Result<T, Failure> {
     let number = sources.get(path).and_then(|text| text.parse::<i64>().ok());
     number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| sources.complain(path, "is not a number"))
 }

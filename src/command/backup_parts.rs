@@ -61,6 +61,8 @@ pub struct PackedPart {
 
 /// A run of a file's bytes in a part.
 pub struct PackedPiece {
+    /// The part's number.
+    pub part: u32,
     /// The file's index.
     pub file: usize,
     /// Where it is.
@@ -94,7 +96,7 @@ impl Packing {
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {
             let found = &self.files[piece.file];
-            let packed = self.pack_piece(&mut writer, piece, found);
+            let packed = self.pack_piece(&mut writer, plan.number, piece, found);
             let packed = packed.map_err(|e| io::Error::new(e.kind(), format!("`{}`: {e}", found.path)))?;
             pieces.extend(packed);
             self.progress.advance(piece.to - piece.from);
@@ -103,7 +105,13 @@ impl Packing {
         Ok(PackedPart { number: plan.number, sha256: Sha256::of(&bytes), bytes, pieces })
     }
 
-    fn pack_piece(&self, writer: &mut PartWriter, piece: &Piece, found: &FoundFile) -> io::Result<Option<PackedPiece>> {
+    fn pack_piece(
+        &self,
+        writer: &mut PartWriter,
+        part: u32,
+        piece: &Piece,
+        found: &FoundFile,
+    ) -> io::Result<Option<PackedPiece>> {
         let Some(file) = self.open(piece, found)? else {
             return Ok(None);
         };
@@ -126,7 +134,7 @@ impl Packing {
             writer.content(bytes)
         })?;
         let extent = writer.end(if to == size { tar_header::padding(size) } else { 0 })?;
-        Ok(Some(PackedPiece { file: piece.file, extent, crc32c: crc, bad: read.bad }))
+        Ok(Some(PackedPiece { part, file: piece.file, extent, crc32c: crc, bad: read.bad }))
     }
 
     fn page_check(&self, found: &FoundFile) -> Option<PageCheck> {

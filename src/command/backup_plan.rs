@@ -45,9 +45,9 @@ pub fn plan_parts(sizes: &[u64]) -> Vec<PartPlan> {
         let mut from = 0;
         loop {
             let to = size.min(from + PART);
-            let full = parts.last().is_some_and(|part| {
-                !part.pieces.is_empty() && (to - from > room || part.pieces.len() >= MOST_FILES)
-            });
+            let full = parts
+                .last()
+                .is_some_and(|part| !part.pieces.is_empty() && (to - from > room || part.pieces.len() >= MOST_FILES));
             if full {
                 parts.push(PartPlan { number: parts.len() as u32 + 1, pieces: Vec::new() });
                 room = PART;

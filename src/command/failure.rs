@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::disk::WalFileError;
 use crate::repo::RepoError;
+use crate::server::ServerError;
 use crate::storage::{StoreError, StoreErrorKind};
 
 /// What went wrong, as far as exit codes and retries tell it apart.
@@ -151,6 +152,12 @@ impl From<RepoError> for Failure {
             RepoError::Generation { .. } => Failure::new(FailureKind::Conflict, message),
             RepoError::Destination(_) => Failure::new(FailureKind::LocalIo, message),
         }
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Failure::new(FailureKind::Server, error.to_string())
     }
 }
 

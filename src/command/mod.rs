@@ -3,12 +3,19 @@
 //! Commands print nothing, read no flags or environment and never exit: `cli` does that.
 
 pub mod backfill;
+pub mod backup_copy;
+pub mod backup_finish;
+pub mod backup_parts;
+pub mod backup_plan;
+pub mod basebackup;
 pub mod bounds;
 pub mod check;
 pub mod check_server;
 pub mod check_store;
 pub mod failure;
 pub mod init;
+pub mod pace;
+pub mod progress;
 pub mod wal_fetch;
 pub mod wal_push;
 

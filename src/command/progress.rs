@@ -1,6 +1,6 @@
 //! How far long work is, for whoever shows it.
 
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Counters that a command moves and `cli` reads.
 #[derive(Debug, Default)]
@@ -26,8 +26,7 @@ pub enum Phase {
     Syncing,
 }
 
-const PHASES: [Phase; 5] =
-    [Phase::Preparing, Phase::Checkpoint, Phase::Copying, Phase::WaitingForWal, Phase::Syncing];
+const PHASES: [Phase; 5] = [Phase::Preparing, Phase::Checkpoint, Phase::Copying, Phase::WaitingForWal, Phase::Syncing];
 
 impl Progress {
     /// Begins a phase.

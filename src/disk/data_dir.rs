@@ -56,25 +56,42 @@ impl DataDir {
 
     /// Reads `pg_control` and `PG_VERSION`. The server may be writing `pg_control`: a wrong checksum is looked at again.
     pub fn facts(&self) -> io::Result<ClusterFacts> {
-        const LOOKS: u32 = 5;
-        let path = self.path.join(CONTROL_FILE);
-        let mut looks = 0;
-        let control = loop {
-            looks += 1;
-            let bytes = fs::read(&path).map_err(|e| describe(e, "cannot read", &path))?;
-            match ControlFile::parse(&bytes) {
-                Ok(control) => break control,
-                Err(_) if looks < LOOKS => std::thread::sleep(Duration::from_millis(20)),
-                Err(error) => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())));
-                }
-            }
-        };
+        let (_, control) = self.control_file()?;
         let path = self.path.join("PG_VERSION");
         let text = fs::read_to_string(&path).map_err(|e| describe(e, "cannot read", &path))?;
         let major: PgMajor =
             text.parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display())))?;
         Ok(ClusterFacts { ident: ClusterIdent { system_id: control.system_id, major }, control })
+    }
+
+    /// The bytes of `pg_control`, with a checksum that is right.
+    pub fn control_file_bytes(&self) -> io::Result<Vec<u8>> {
+        self.control_file().map(|(bytes, _)| bytes)
+    }
+
+    fn control_file(&self) -> io::Result<(Vec<u8>, ControlFile)> {
+        const LOOKS: u32 = 5;
+        let path = self.path.join(CONTROL_FILE);
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let bytes = fs::read(&path).map_err(|e| describe(e, "cannot read", &path))?;
+            match ControlFile::parse(&bytes) {
+                Ok(control) => return Ok((bytes, control)),
+                Err(_) if looks < LOOKS => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())));
+                }
+            }
+        }
+    }
+
+    /// When the server that runs here was started, in seconds since 1970; `None` if none runs.
+    ///
+    /// Source: `LOCK_FILE_LINE_START_TIME` in `utils/pidfile.h`.
+    pub fn postmaster_start(&self) -> Option<i64> {
+        let status = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
+        status.lines().nth(2)?.trim().parse().ok()
     }
 
     /// Whether the server was told to stop: `postmaster.pid` says so in its eighth line.

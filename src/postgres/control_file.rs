@@ -21,6 +21,12 @@ pub struct ControlFile {
     pub segment_size: SegmentSize,
     /// Whether the cluster was in archive recovery when the file was written.
     pub in_archive_recovery: bool,
+    /// `catalog_version_no`, byte 12: it names the cluster's directory in each tablespace.
+    pub catalog_version: u32,
+    /// `blcksz`, byte 216: bytes in a page.
+    pub block_size: u32,
+    /// `relseg_size`, byte 220: pages in a file of a relation.
+    pub relation_segment_blocks: u32,
 }
 
 /// `DBState` in `catalog/pg_control.h`.
@@ -58,6 +64,9 @@ impl ControlFile {
             timeline,
             segment_size: SegmentSize::new(u64::from(u32_at(228)?))?,
             in_archive_recovery: u32_at(16)? == DB_IN_ARCHIVE_RECOVERY,
+            catalog_version: u32_at(12)?,
+            block_size: u32_at(216)?,
+            relation_segment_blocks: u32_at(220)?,
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod backup_parts;
 pub mod backups;
 pub mod error;
 pub mod identity;
+pub mod keep;
 pub mod layout;
 pub mod manifest;
 pub mod manifest_entries;

@@ -1,0 +1,142 @@
+//! The long middle of a backup: all files but the last few, packed and stored part by part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+
+use super::backup_parts::{PackedPart, PackedPiece, Packing, Pages};
+use super::backup_plan::{PartPlan, plan_parts};
+use super::basebackup::{Basebackup, Begun, blocking};
+use super::failure::{Failure, FailureKind};
+use super::pace::Pace;
+use super::progress::Progress;
+use crate::disk::DataDir;
+use crate::disk::snapshot::{FoundDirectory, FoundFile, Snapshot};
+use crate::postgres::backup_files::CONTROL_FILE;
+use crate::repo::manifest_entries::PartEntry;
+use crate::repo::{BackupId, Generation, RepoError, Repository};
+use crate::stream::{Sha256, tar_header};
+
+/// What was copied.
+pub struct Copied {
+    /// All directories.
+    pub directories: Vec<FoundDirectory>,
+    /// All files that were planned, but pg_control.
+    pub files: Vec<FoundFile>,
+    /// The parts, by number.
+    pub parts: Vec<StoredPart>,
+}
+
+/// A part in the store.
+pub struct StoredPart {
+    /// For the manifest.
+    pub entry: PartEntry,
+    /// What it holds.
+    pub pieces: Vec<PackedPiece>,
+}
+
+/// Copies everything that the snapshot has but pg_control, which comes last.
+pub(super) async fn copy(
+    settings: &Basebackup,
+    repository: &Repository,
+    begun: &Begun,
+    data_dir: &DataDir,
+    snapshot: Snapshot,
+    progress: &Arc<Progress>,
+) -> Result<Copied, Failure> {
+    let Snapshot { directories, mut files, .. } = snapshot;
+    files.retain(|file| file.path.as_bytes() != CONTROL_FILE.as_bytes());
+    progress.expect(files.iter().map(|file| file.size).sum());
+    let plans = plan_parts(&files.iter().map(|file| file.size).collect::<Vec<u64>>());
+    let control = begun.facts.control;
+    let pages = begun.server.page_checksums.then_some(Pages {
+        page_size: control.block_size as usize,
+        relseg_size: control.relation_segment_blocks,
+        start: begun.started.lsn,
+    });
+    let root = data_dir.path().to_owned();
+    let packing = Packing::new(root, files, settings.level, pages, Pace::new(settings.rate), Arc::clone(progress));
+    let packing = Arc::new(packing);
+    let headers = directory_headers(&directories)?;
+
+    let at_work = Arc::new(Semaphore::new(settings.jobs));
+    let parts: Vec<StoredPart> = stream::iter(plans)
+        .map(|plan| {
+            let (packing, at_work) = (Arc::clone(&packing), Arc::clone(&at_work));
+            let headers = if plan.number == 1 { headers.clone() } else { Vec::new() };
+            async move {
+                let packed = pack(packing, at_work, plan, headers).await?;
+                store(settings, repository, begun, packed).await
+            }
+        })
+        // One more than work at once: a part is on its way while the next is packed.
+        .buffered(settings.jobs + 1)
+        .try_collect()
+        .await?;
+    let packing = Arc::try_unwrap(packing);
+    let files = packing.map_err(|_| Failure::new(FailureKind::Internal, "a part is still being packed"))?.files;
+    Ok(Copied { directories, files, parts })
+}
+
+fn directory_headers(directories: &[FoundDirectory]) -> Result<Vec<u8>, Failure> {
+    let mut headers = Vec::new();
+    for FoundDirectory { path, mode } in directories {
+        let header = tar_header::directory(path.as_path(), *mode);
+        headers.extend(header.map_err(|e| Failure::new(FailureKind::LocalIo, format!("`{path}`: {e}")))?);
+    }
+    Ok(headers)
+}
+
+async fn pack(
+    packing: Arc<Packing>,
+    at_work: Arc<Semaphore>,
+    plan: PartPlan,
+    headers: Vec<u8>,
+) -> Result<PackedPart, Failure> {
+    let permit = at_work.acquire_owned().await;
+    blocking(move || {
+        let packed = packing.pack(&plan, &headers);
+        drop((packing, permit));
+        packed
+    })
+    .await
+}
+
+async fn store(
+    settings: &Basebackup,
+    repository: &Repository,
+    begun: &Begun,
+    packed: PackedPart,
+) -> Result<StoredPart, Failure> {
+    let PackedPart { number, bytes, sha256, pieces } = packed;
+    let place = (begun.generation, begun.id, number);
+    let entry = put(repository, place, bytes.into(), sha256, settings.retry).await?;
+    Ok(StoredPart { entry, pieces })
+}
+
+/// Stores a part, and bears faults of the store for as long as `patience`.
+pub async fn put(
+    repository: &Repository,
+    (generation, id, number): (Generation, BackupId, u32),
+    bytes: Bytes,
+    sha256: Sha256,
+    patience: Duration,
+) -> Result<PartEntry, Failure> {
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(15))
+        .with_jitter()
+        .without_max_times()
+        .with_total_delay(Some(patience));
+    let put = || repository.put_part(generation, id, number, bytes.clone(), sha256);
+    let outcome = put
+        .retry(pauses)
+        .when(RepoError::is_temporary)
+        .notify(|error, _| tracing::info!("part {number}: {error}; trying again"))
+        .await;
+    Ok(outcome?)
+}
