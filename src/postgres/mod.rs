@@ -14,6 +14,7 @@ pub mod ident;
 pub mod lsn;
 pub mod page;
 pub mod recovery;
+pub mod recovery_settings;
 pub mod relation_file;
 pub mod segment;
 pub mod tablespace_map;
