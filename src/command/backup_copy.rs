@@ -52,10 +52,10 @@ pub(super) async fn copy(
     files.retain(|file| file.path.as_bytes() != CONTROL_FILE.as_bytes());
     progress.expect(files.iter().map(|file| file.size).sum());
     let plans = plan_parts(&files.iter().map(|file| file.size).collect::<Vec<u64>>());
-    let control = begun.facts.control;
-    let pages = begun.server.page_checksums.then_some(Pages {
-        page_size: control.block_size as usize,
-        relseg_size: control.relation_segment_blocks,
+    let details = begun.details;
+    let pages = details.page_checksums.then_some(Pages {
+        page_size: details.block_size as usize,
+        relseg_size: details.relation_segment_blocks,
         start: begun.started.lsn,
     });
     let root = data_dir.path().to_owned();

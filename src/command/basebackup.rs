@@ -19,10 +19,11 @@ use super::progress::{Phase, Progress};
 use super::{Circumstances, RepositorySettings};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, Snapshot};
-use crate::postgres::backup_files::BackupFiles;
+use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::backup_label::BackupLabel;
+use crate::postgres::control_details::ControlDetails;
 use crate::postgres::{ClusterIdent, PgMajor, WalName};
-use crate::repo::manifest::{BackupSummary, FORMAT, Method, ServerSettings, Tablespace};
+use crate::repo::manifest::{BackupSummary, FORMAT, Method, Tablespace};
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::{BackupId, Generation, Repository};
 use crate::server::backup_session::{ServerAtBackup, Started, Stopped};
@@ -85,7 +86,7 @@ pub(super) struct Begun {
     pub(super) id: BackupId,
     pub(super) generation: Generation,
     pub(super) facts: ClusterFacts,
-    pub(super) server: ServerAtBackup,
+    pub(super) details: ControlDetails,
     pub(super) started: Started,
 }
 
@@ -106,11 +107,12 @@ async fn take(
     let id = BackupId::new(circumstances.now, RandomState::new().build_hasher().finish() as u32);
     let label = if settings.label.is_empty() { format!("pgark {id}") } else { settings.label.clone() };
     let started = session.start(&label, settings.fast).await?;
-    let begun = Begun { id, generation, facts, server, started };
+    let details = read_details(&data_dir)?;
+    let begun = Begun { id, generation, facts, details, started };
     tracing::info!("backup `{id}` started at {}", started.lsn);
 
     progress.enter(Phase::Copying);
-    let rules = BackupFiles::new(facts.ident.major, facts.control.catalog_version);
+    let rules = BackupFiles::new(facts.ident.major, details.catalog_version);
     let root = data_dir.path().to_owned();
     let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
     let tablespaces = tablespaces(&snapshot)?;
@@ -122,11 +124,20 @@ async fn take(
 
     // What the server says at the stop belongs to the backup, and pg_control, read before it, comes last.
     let control = data_dir.control_file_bytes().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    let details = ControlDetails::parse(&control).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
     let stopped = session.stop().await.map_err(|e| Failure::from(e).context("the backup could not be stopped"))?;
     let label_file = check_label(&stopped, &begun)?;
     let closing = Closing { stopped: &stopped, timeline: label_file.timeline, control };
     let mut manifest = Manifest {
-        summary: summary(&begun, &stopped, &label_file, tablespaces, label, &circumstances.writer.to_string()),
+        summary: summary(
+            &begun,
+            &stopped,
+            &label_file,
+            &details,
+            tablespaces,
+            label,
+            &circumstances.writer.to_string(),
+        ),
         parts: Vec::new(),
         directories: Vec::new(),
         files: Vec::new(),
@@ -151,6 +162,12 @@ fn find_data_dir(settings: &Basebackup) -> Result<DataDir, Failure> {
         let message = format!("`{}` is not a data directory", settings.pgdata.display());
         Failure::new(FailureKind::Usage, message).with_hint("give `--pgdata`, or set `pgdata` under `[cluster]`")
     })
+}
+
+fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
+    let local = |why: String| Failure::new(FailureKind::LocalIo, why);
+    let bytes = data_dir.control_file_bytes().map_err(|e| local(e.to_string()))?;
+    ControlDetails::parse(&bytes).map_err(|e| local(format!("{CONTROL_FILE}: {e}")))
 }
 
 /// A copy of files of one server with the label of another would be worthless.
@@ -248,12 +265,11 @@ fn summary(
     begun: &Begun,
     stopped: &Stopped,
     label_file: &BackupLabel,
+    details: &ControlDetails,
     tablespaces: Vec<Tablespace>,
     label: String,
     writer: &str,
 ) -> BackupSummary {
-    let [max_connections, max_worker_processes, max_wal_senders, max_prepared_transactions, max_locks_per_transaction] =
-        begun.server.limits;
     BackupSummary {
         format: FORMAT.to_owned(),
         id: begun.id,
@@ -269,15 +285,9 @@ fn summary(
         started: begun.started.at,
         stopped: stopped.at,
         segment_size: begun.facts.control.segment_size.bytes(),
-        page_checksums: begun.server.page_checksums,
+        page_checksums: details.page_checksums,
         tablespaces,
-        settings: ServerSettings {
-            max_connections,
-            max_worker_processes,
-            max_wal_senders,
-            max_prepared_transactions,
-            max_locks_per_transaction,
-        },
+        settings: details.settings,
         files: 0,
         plain_bytes: 0,
         parts: 0,

@@ -2,7 +2,7 @@
 
 use super::{Malformed, SegmentSize, SystemId, TimelineId};
 
-/// The part of `pg_control` that pgark needs.
+/// The part of `pg_control` that archiving needs; [`super::control_details`] has what backups need.
 ///
 /// Layout, little endian, the same from PostgreSQL 13 to 18 up to byte 256: 0 `system_identifier`
 /// u64, 8 `pg_control_version` u32, 16 `state` u32, 48 `checkPointCopy.ThisTimeLineID` u32, 144 `minRecoveryPointTLI`
@@ -21,12 +21,6 @@ pub struct ControlFile {
     pub segment_size: SegmentSize,
     /// Whether the cluster was in archive recovery when the file was written.
     pub in_archive_recovery: bool,
-    /// `catalog_version_no`, byte 12: it names the cluster's directory in each tablespace.
-    pub catalog_version: u32,
-    /// `blcksz`, byte 216: bytes in a page.
-    pub block_size: u32,
-    /// `relseg_size`, byte 220: pages in a file of a relation.
-    pub relation_segment_blocks: u32,
 }
 
 /// `DBState` in `catalog/pg_control.h`.
@@ -35,39 +29,56 @@ const DB_IN_ARCHIVE_RECOVERY: u32 = 5;
 impl ControlFile {
     /// Reads the bytes of the file; a wrong checksum is an error.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let fields = ControlFields::check(bytes)?;
+        let timeline = TimelineId::new(fields.u32_at(48).max(fields.u32_at(144)))
+            .ok_or_else(|| Malformed::new("pg_control is on timeline 0, which does not exist"))?;
+        Ok(ControlFile {
+            system_id: SystemId(fields.u64_at(0)),
+            timeline,
+            segment_size: SegmentSize::new(u64::from(fields.u32_at(228)))?,
+            in_archive_recovery: fields.u32_at(16) == DB_IN_ARCHIVE_RECOVERY,
+        })
+    }
+}
+
+/// The bytes of a control file whose version, checksum and byte order are right.
+pub(super) struct ControlFields<'a>(&'a [u8; COMMON]);
+
+/// How many bytes have the same layout in all known versions.
+const COMMON: usize = 256;
+
+impl<'a> ControlFields<'a> {
+    pub(super) fn check(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let too_short = || Malformed::new(format!("pg_control is only {} bytes long", bytes.len()));
-        let u32_at = |at: usize| -> Result<u32, Malformed> {
-            let field = bytes.get(at..at + 4).and_then(|field| field.first_chunk::<4>());
-            field.map(|field| u32::from_le_bytes(*field)).ok_or_else(too_short)
-        };
-        let version = u32_at(8)?;
-        let crc_at = match version {
+        let fields = Self(bytes.first_chunk().ok_or_else(too_short)?);
+        let crc_at = match fields.u32_at(8) {
             1300..1800 => 288,
             1800 => 292,
-            _ => {
+            version => {
                 return Err(Malformed::new(format!(
                     "pg_control has version {version}, which this pgark does not know"
                 )));
             }
         };
-        if crc32c::crc32c(bytes.get(..crc_at).ok_or_else(too_short)?) != u32_at(crc_at)? {
+        let (covered, crc) = bytes.split_at_checked(crc_at).ok_or_else(too_short)?;
+        let crc = crc.first_chunk::<4>().ok_or_else(too_short)?;
+        if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
             return Err(Malformed::new("the checksum of pg_control is wrong"));
         }
-        let float_format = u64::from(u32_at(208)?) | u64::from(u32_at(212)?) << 32;
-        if f64::from_bits(float_format) != 1_234_567.0 {
+        if f64::from_bits(fields.u64_at(208)) != 1_234_567.0 {
             return Err(Malformed::new("pg_control was written on another kind of machine"));
         }
-        let timeline = TimelineId::new(u32_at(48)?.max(u32_at(144)?))
-            .ok_or_else(|| Malformed::new("pg_control is on timeline 0, which does not exist"))?;
-        Ok(ControlFile {
-            system_id: SystemId(u64::from(u32_at(0)?) | u64::from(u32_at(4)?) << 32),
-            timeline,
-            segment_size: SegmentSize::new(u64::from(u32_at(228)?))?,
-            in_archive_recovery: u32_at(16)? == DB_IN_ARCHIVE_RECOVERY,
-            catalog_version: u32_at(12)?,
-            block_size: u32_at(216)?,
-            relation_segment_blocks: u32_at(220)?,
-        })
+        Ok(fields)
+    }
+
+    /// The four bytes from `at` on, all within the common layout.
+    pub(super) fn u32_at(&self, at: usize) -> u32 {
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    /// The eight bytes from `at` on.
+    pub(super) fn u64_at(&self, at: usize) -> u64 {
+        u64::from(self.u32_at(at)) | u64::from(self.u32_at(at + 4)) << 32
     }
 }
 

@@ -167,8 +167,9 @@ impl Repository {
 mod tests {
     use super::*;
     use crate::postgres::BackupPath;
+    use crate::postgres::control_details::{RecordedSettings, WalLevel};
     use crate::postgres::{Lsn, SystemId, TimelineId};
-    use crate::repo::manifest::{FORMAT, Method, ServerSettings};
+    use crate::repo::manifest::{FORMAT, Method};
     use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, PartEntry};
     use crate::stream::Sha256;
     use jiff::Timestamp;
@@ -183,7 +184,8 @@ mod tests {
 
     fn manifest() -> Manifest {
         let id = "20261122T231805Z-0a1b2c3d".parse().unwrap();
-        let settings = ServerSettings {
+        let settings = RecordedSettings {
+            wal_level: WalLevel::Replica,
             max_connections: 100,
             max_worker_processes: 8,
             max_wal_senders: 10,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_id::BackupId;
 use super::layout::Generation;
+use crate::postgres::control_details::RecordedSettings;
 use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, SegmentSize, SystemId, TimelineId};
 
 /// What the first line of a manifest has to say.
@@ -59,7 +60,7 @@ pub struct BackupSummary {
     /// Tablespaces besides the two that every cluster has.
     pub tablespaces: Vec<Tablespace>,
     /// Settings that a restored server must not have lower.
-    pub settings: ServerSettings,
+    pub settings: RecordedSettings,
     /// How many files there are.
     pub files: u64,
     /// Their bytes.
@@ -91,23 +92,6 @@ pub struct Tablespace {
     pub oid: u32,
     /// Where it was.
     pub location: String,
-}
-
-/// Settings that hot standby and recovery need at least as high as they were.
-///
-/// Source: `CheckRequiredParameterValues` in `access/transam/xlogrecovery.c`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerSettings {
-    /// `max_connections`
-    pub max_connections: u32,
-    /// `max_worker_processes`
-    pub max_worker_processes: u32,
-    /// `max_wal_senders`
-    pub max_wal_senders: u32,
-    /// `max_prepared_transactions`
-    pub max_prepared_transactions: u32,
-    /// `max_locks_per_transaction`
-    pub max_locks_per_transaction: u32,
 }
 
 impl BackupSummary {

@@ -30,15 +30,8 @@ pub struct ServerAtBackup {
     pub in_recovery: bool,
     /// Whether it archives: `archive_mode` is `always`, or `on` outside of recovery.
     pub archives: bool,
-    /// Whether pages have checksums.
-    pub page_checksums: bool,
     /// When the postmaster started, in seconds since 1970.
     pub postmaster_start: i64,
-    /// The last file that its archiver archived.
-    pub last_archived: Option<String>,
-    /// `max_connections`, `max_worker_processes`, `max_wal_senders`, `max_prepared_transactions`,
-    /// `max_locks_per_transaction`
-    pub limits: [u32; 5],
 }
 
 /// What the server says at the start.
@@ -86,29 +79,19 @@ impl BackupSession {
         let row = self
             .ask(
                 "select (select system_identifier from pg_control_system()), pg_is_in_recovery(), \
-                 current_setting('archive_mode'), current_setting('data_checksums'), \
-                 extract(epoch from pg_postmaster_start_time())::int8, \
-                 (select last_archived_wal from pg_stat_archiver), \
-                 (select array_agg(setting::int8 order by n) from unnest(array['max_connections', \
-                 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
-                 'max_locks_per_transaction']) with ordinality as wanted (name, n) join pg_settings using (name))",
+                 current_setting('archive_mode'), extract(epoch from pg_postmaster_start_time())::int8",
                 &[],
                 PATIENCE,
             )
             .await?;
         let in_recovery: bool = get(&row, 1)?;
         let archive_mode: String = get(&row, 2)?;
-        let limits: Vec<i64> = get(&row, 6)?;
-        let limits: Vec<u32> = limits.into_iter().filter_map(|limit| limit.try_into().ok()).collect();
         Ok(ServerAtBackup {
             version: self.version,
             system_id: SystemId(get::<i64>(&row, 0)?.cast_unsigned()),
             in_recovery,
             archives: archive_mode == "always" || (archive_mode == "on" && !in_recovery),
-            page_checksums: get::<String>(&row, 3)? == "on",
-            postmaster_start: get(&row, 4)?,
-            last_archived: get(&row, 5)?,
-            limits: limits.try_into().map_err(|_| ServerError("the server did not tell its limits".to_owned()))?,
+            postmaster_start: get(&row, 3)?,
         })
     }
 
