@@ -55,12 +55,13 @@ pub(super) async fn close(
     let number = manifest.parts.len() as u32 + 1;
     let mut last = LastPart { writer: PartWriter::new(settings.level).map_err(local)?, number, modified };
     last.add("backup_label", &closing.stopped.label, &mut summed)?;
-    if !closing.stopped.tablespace_map.is_empty() {
-        last.add("tablespace_map", &closing.stopped.tablespace_map, &mut summed)?;
-    }
     let control = closing.control.as_slice();
     let in_manifest = verifiable(begun, closing, &summed, control).map_err(local)?;
     last.add("backup_manifest", &in_manifest, &mut summed)?;
+    // A restore makes the links itself. Who unpacks by hand needs it, and pg_verifybackup knows nothing of it.
+    if !closing.stopped.tablespace_map.is_empty() {
+        last.add("tablespace_map", &closing.stopped.tablespace_map, &mut summed)?;
+    }
     last.add(CONTROL_FILE, control, &mut summed)?;
     last.writer.between(&tar_header::END).map_err(local)?;
     let bytes = last.writer.finish().map_err(local)?;
@@ -107,7 +108,7 @@ fn extent(part: u32, packed: PackedExtent) -> Extent {
     Extent { part, at, stored, skip, plain, sha256, frames }
 }
 
-/// What `pg_verifybackup` reads. It lists all files but itself.
+/// What `pg_verifybackup` reads. It lists all files but itself and `tablespace_map`.
 fn verifiable(
     begun: &Begun,
     closing: &Closing<'_>,

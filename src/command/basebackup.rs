@@ -170,12 +170,15 @@ fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
     ControlDetails::parse(&bytes).map_err(|e| local(format!("{CONTROL_FILE}: {e}")))
 }
 
+/// Seconds between the two moments at the start of a server that its file and its SQL tell.
+const START_UP: u64 = 10;
+
 /// A copy of files of one server with the label of another would be worthless.
 fn check_same_server(server: &ServerAtBackup, data_dir: &DataDir, facts: ClusterFacts) -> Result<(), Failure> {
     let major = PgMajor::try_from(server.version / 10_000).ok();
     let same = server.system_id == facts.ident.system_id
         && major == Some(facts.ident.major)
-        && data_dir.postmaster_start() == Some(server.postmaster_start);
+        && data_dir.postmaster_start().is_some_and(|start| start.abs_diff(server.postmaster_start) <= START_UP);
     if same {
         return Ok(());
     }

@@ -1,0 +1,69 @@
+//! Base backups of real servers: what `basebackup` stores is a backup, and nothing else ever looks like one.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::ledger::{Expect, Ledger, integrity};
+use crate::pitr::{archiving, assert_clean, restore_command, with_environment};
+use crate::postgres::{Account, Cluster, Installation, Recovery, RecoveryTarget, Scratch, verify_directory};
+use crate::program::{Call, Outcome, finish};
+use crate::repository::Repository;
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+/// A call of an operator on the server's host, as its user.
+pub fn on_the_host(repository: &Repository, cluster: &Cluster, words: &[&str]) -> Call {
+    Call::new(words.iter().copied())
+        .envs(repository.env())
+        .env("PGARK_CLUSTER__PGDATA", cluster.data_dir().display().to_string())
+        .env("PGARK_CLUSTER__CONNINFO", cluster.endpoint().conninfo())
+}
+
+/// Runs a call as the servers' user.
+pub fn as_servers_user(call: &Call) -> Outcome {
+    let mut command = call.command();
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    finish(Account::of_servers().run(&mut command).spawn().expect("pgark can be started"))
+}
+
+/// Takes a backup, and returns its name.
+pub fn take_backup(repository: &Repository, cluster: &Cluster, words: &[&str]) -> String {
+    let words: Vec<&str> = ["basebackup", "--json"].into_iter().chain(words.iter().copied()).collect();
+    let outcome = as_servers_user(&on_the_host(repository, cluster, &words)).quiet_success();
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("a report in JSON");
+    report["backup"]["id"].as_str().expect("the backup has a name").to_owned()
+}
+
+#[test]
+fn zstd_and_tar_restore_a_backup_by_hand() {
+    for repository in Repository::both() {
+        let primary = archiving(&repository, Installation::preferred(), 1);
+        let ledger = Ledger::create(&primary);
+        ledger.write(50, 20_000);
+        let id = take_backup(&repository, &primary, &["--label", "by hand"]);
+        ledger.write(20, 1000);
+        primary.archive_everything(A_MINUTE);
+
+        let home = Scratch::new("h");
+        let data = home.path().join("data");
+        let parts: Vec<String> =
+            repository.keys().into_iter().filter(|key| key.contains(&format!("{id}/part/"))).collect();
+        assert!(parts.len() >= 2, "{parts:?}");
+        let archive: Vec<u8> = parts.iter().flat_map(|key| repository.object(key).unwrap()).collect();
+        let packed = home.path().join("parts");
+        std::fs::write(&packed, archive).unwrap();
+        let script = "mkdir -m 700 $1 && zstd -dc < $0 | tar x -C $1";
+        let mut by_hand = Command::new("bash");
+        by_hand.args(["-euo", "pipefail", "-c", script]).arg(&packed).arg(&data);
+        assert!(Account::of_servers().run(&mut by_hand).status().unwrap().success());
+
+        verify_directory(primary.installation(), &data).unwrap();
+        let restored = with_environment(Cluster::builder(), &repository).on_directory(&data);
+        restored.configure_recovery(&Recovery::new(restore_command(), RecoveryTarget::Latest));
+        restored.start();
+        restored.wait_promoted(A_MINUTE);
+        ledger.judge(&restored, &Expect::at_least(ledger.tip())).unwrap();
+        assert_clean(&restored);
+        integrity(&restored).unwrap();
+    }
+}
