@@ -1,6 +1,7 @@
 //! The parts of a backup: read, looked at, packed, stored.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -149,11 +150,9 @@ impl Packing {
             return open();
         }
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shared.contains_key(&piece.file) {
-            shared.insert(piece.file, Shared { file: open()?, pieces_left: piece.of });
-        }
-        let Some(entry) = shared.get_mut(&piece.file) else {
-            return Ok(None);
+        let entry = match shared.entry(piece.file) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Shared { file: open()?, pieces_left: piece.of }),
         };
         entry.pieces_left -= 1;
         let file = entry.file.clone();

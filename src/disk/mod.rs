@@ -5,11 +5,13 @@
 pub mod data_dir;
 pub mod incoming;
 pub mod live_file;
+pub mod restore_dir;
 pub mod snapshot;
 pub mod wal_file;
 
 pub use data_dir::DataDir;
 pub use incoming::Incoming;
 pub use live_file::{LiveFile, PageCheck};
+pub use restore_dir::{RestoreDir, RestoreDirError};
 pub use snapshot::Snapshot;
 pub use wal_file::{WalFile, WalFileError};

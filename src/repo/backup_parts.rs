@@ -72,8 +72,7 @@ impl Repository {
     /// Reads the wanted runs of a part into `sink`, each verified by its digest. `progress` counts stored bytes.
     pub async fn read_part<S: PartSink + Send + 'static>(
         &self,
-        generation: Generation,
-        id: BackupId,
+        (generation, id): (Generation, BackupId),
         part: &PartEntry,
         wanted: Vec<WantedExtent>,
         sink: S,

@@ -1,0 +1,363 @@
+//! The directory that a restore fills: refused where it could harm something, useless to PostgreSQL until it is whole.
+//!
+//! * Nothing is written while another server's data may lie there, and nothing outside of the directory and the tablespaces.
+//! * `global/pg_control` gets its name last of all. Before it has it, PostgreSQL does not start.
+//! * A restore that was killed leaves a mark by which the next one knows that it may go on here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::postgres::BackupPath;
+use crate::postgres::backup_files::CONTROL_FILE;
+use crate::stream::{Sha256, Sha256Hasher};
+
+/// A directory that is being filled.
+#[derive(Debug)]
+pub struct RestoreDir {
+    root: PathBuf,
+    /// Whether files may be there that need not come again.
+    may_have_files: bool,
+}
+
+/// Why a directory is not filled.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreDirError {
+    /// It is not empty, or a server lives there.
+    #[error("{0}")]
+    Refused(String),
+    /// The file system failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// There while a restore is under way, and after one that was killed.
+const MARK: &str = ".pgark-restoring";
+/// `pg_control` until everything else is there.
+const WAITING_CONTROL: &str = "global/.pgark-pg_control";
+
+impl RestoreDir {
+    /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
+    /// cluster: it can be started no more from here on.
+    pub fn claim(root: &Path, over_old: bool) -> Result<Self, RestoreDirError> {
+        let refused = |why: String| Err(RestoreDirError::Refused(format!("`{}` {why}", root.display())));
+        make_directory(root, 0o700)?;
+        let names = names(root)?;
+        let marked = names.contains(MARK);
+        if names.contains("postmaster.pid") {
+            return refused("has a postmaster.pid: a server runs there, or crashed there".to_owned());
+        }
+        let is_cluster = names.contains("PG_VERSION");
+        let ours = marked || (over_old && is_cluster);
+        if !names.is_empty() && !ours {
+            let example = names.first().map_or("", String::as_str);
+            return refused(format!("is not empty: it has `{example}`"));
+        }
+        fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
+        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster };
+        dir.write("", MARK, b"A restore by pgark is under way, or was broken off: run it again.\n")?;
+        for control in [CONTROL_FILE, WAITING_CONTROL] {
+            remove(&dir.root.join(control))?;
+        }
+        sync(&dir.root)?;
+        Ok(dir)
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether a file of the backup may be there already.
+    pub fn may_have_files(&self) -> bool {
+        self.may_have_files
+    }
+
+    /// Makes a tablespace's directory at `location`, which must be empty or not exist, and the link to it.
+    pub fn make_tablespace(&self, oid: u32, location: &Path) -> Result<(), RestoreDirError> {
+        let refused = |why: &str| {
+            let message = format!("the location `{}` of tablespace {oid} {why}", location.display());
+            Err(RestoreDirError::Refused(message))
+        };
+        let plain =
+            location.is_absolute() && location.components().count() > 1 && location.iter().all(|name| name != "..");
+        if !plain || location.starts_with(&self.root) || self.root.starts_with(location) {
+            return refused("cannot be used: map it with `--tablespace-map`");
+        }
+        make_directory(location, 0o700)?;
+        let link = self.root.join("pg_tblspc").join(oid.to_string());
+        let ours = fs::read_link(&link).is_ok_and(|target| target == location);
+        let known = ours && self.may_have_files;
+        if !known && !names(location)?.is_empty() {
+            return refused("is not empty: map it to another place with `--tablespace-map`");
+        }
+        make_directory(&self.root.join("pg_tblspc"), 0o700)?;
+        if !ours {
+            remove(&link)?;
+            symlink(location, &link).map_err(|e| at(&link, e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory of the backup. One that is there stays, also behind a link.
+    pub fn make_directory(&self, path: &BackupPath, mode: u32) -> io::Result<()> {
+        let place = self.root.join(path.as_path());
+        make_directory(&place, mode)?;
+        fs::set_permissions(&place, Permissions::from_mode(mode | 0o700)).map_err(|e| at(&place, e))
+    }
+
+    /// Removes everything that is neither among `directories` nor among `files`. Links stay where a directory shall be.
+    pub fn remove_others(&self, directories: &BTreeSet<&BackupPath>, files: &BTreeSet<&BackupPath>) -> io::Result<()> {
+        self.sweep(Path::new(""), directories, files)
+    }
+
+    fn sweep(
+        &self,
+        below: &Path,
+        directories: &BTreeSet<&BackupPath>,
+        files: &BTreeSet<&BackupPath>,
+    ) -> io::Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        for name in raw_names(&self.root.join(below))? {
+            let path = below.join(&name);
+            let place = self.root.join(&path);
+            if path == Path::new(MARK) {
+                continue;
+            }
+            let known = BackupPath::new(path.as_os_str().as_bytes()).ok();
+            let wanted_directory = known.as_ref().is_some_and(|path| directories.contains(path));
+            let wanted_file = known.as_ref().is_some_and(|path| files.contains(path));
+            let kind = fs::symlink_metadata(&place).map_err(|e| at(&place, e))?.file_type();
+            if wanted_directory && (kind.is_dir() || fs::metadata(&place).is_ok_and(|behind| behind.is_dir())) {
+                self.sweep(&path, directories, files)?;
+            } else if kind.is_dir() {
+                fs::remove_dir_all(&place).map_err(|e| at(&place, e))?;
+            } else if !(wanted_file && kind.is_file()) {
+                remove(&place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a file of the backup for writing runs of its bytes, and gives it its size.
+    pub fn open_file(&self, path: &BackupPath, size: u64, mode: u32) -> io::Result<RestoredFile> {
+        let place = self.place_of(path);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
+        let file = options.open(&place).map_err(|e| at(&place, e))?;
+        file.set_permissions(Permissions::from_mode(mode | 0o600)).map_err(|e| at(&place, e))?;
+        if file.metadata().map_err(|e| at(&place, e))?.len() != size {
+            file.set_len(size).map_err(|e| at(&place, e))?;
+        }
+        Ok(RestoredFile { file, place })
+    }
+
+    /// Whether a file is there with these runs (length and digest), and nothing else.
+    pub fn has_file(&self, path: &BackupPath, size: u64, runs: &[(u64, Sha256)]) -> io::Result<bool> {
+        let place = self.place_of(path);
+        let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&place) {
+            Ok(file) => file,
+            Err(_) => return Ok(false),
+        };
+        let metadata = file.metadata().map_err(|e| at(&place, e))?;
+        if !metadata.is_file() || metadata.len() != size {
+            return Ok(false);
+        }
+        let mut block = vec![0; 256 << 10];
+        let mut offset = 0;
+        for (length, digest) in runs {
+            let end = offset + length;
+            let mut hasher = Sha256Hasher::default();
+            while offset < end {
+                let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(block.len());
+                file.read_exact_at(&mut block[..wanted], offset).map_err(|e| at(&place, e))?;
+                hasher.update(&block[..wanted]);
+                offset += wanted as u64;
+            }
+            if hasher.finish().sha256 != *digest {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn place_of(&self, path: &BackupPath) -> PathBuf {
+        match path.as_bytes() == CONTROL_FILE.as_bytes() {
+            true => self.root.join(WAITING_CONTROL),
+            false => self.root.join(path.as_path()),
+        }
+    }
+
+    /// Writes a small file of our own, durably, below `directory`.
+    pub fn write(&self, directory: &str, name: &str, content: &[u8]) -> io::Result<()> {
+        let place = self.root.join(directory).join(name);
+        let temporary = self.root.join(directory).join(format!(".pgark-new-{name}"));
+        fs::write(&temporary, content).map_err(|e| at(&temporary, e))?;
+        fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(|e| at(&temporary, e))?;
+        sync(&temporary)?;
+        fs::rename(&temporary, &place).map_err(|e| at(&place, e))
+    }
+
+    /// Reads a small file; empty if there is none.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let place = self.root.join(name);
+        match fs::read(&place) {
+            Ok(bytes) => Ok(bytes),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(at(&place, error)),
+        }
+    }
+
+    /// Makes everything durable, then gives `pg_control` its name: from now on PostgreSQL can start here.
+    pub fn finish(self, elsewhere: &BTreeMap<u32, PathBuf>) -> io::Result<()> {
+        for place in [&self.root].into_iter().chain(elsewhere.values()).chain([&self.root.join("pg_wal")]) {
+            let directory = File::open(place).map_err(|e| at(place, e))?;
+            rustix::fs::syncfs(&directory).map_err(|e| at(place, e.into()))?;
+        }
+        let control = self.root.join(CONTROL_FILE);
+        sync(&self.root.join(WAITING_CONTROL))?;
+        fs::rename(self.root.join(WAITING_CONTROL), &control).map_err(|e| at(&control, e))?;
+        sync(&self.root.join("global"))?;
+        remove(&self.root.join(MARK))?;
+        sync(&self.root)
+    }
+}
+
+/// A file whose runs come in any order.
+#[derive(Debug)]
+pub struct RestoredFile {
+    file: File,
+    place: PathBuf,
+}
+
+impl RestoredFile {
+    /// Writes bytes at their place.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|e| at(&self.place, e))
+    }
+}
+
+/// `O_NOFOLLOW`: a link where a file shall be would lead elsewhere.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+
+fn make_directory(place: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(mode | 0o700).create(place) {
+        Ok(()) => Ok(()),
+        Err(_) if place.is_dir() => Ok(()),
+        Err(error) => Err(at(place, error)),
+    }
+}
+
+fn raw_names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let names = fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    names.map_err(|e| at(directory, e))
+}
+
+fn names(directory: &Path) -> io::Result<BTreeSet<String>> {
+    Ok(raw_names(directory)?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}
+
+fn remove(place: &Path) -> io::Result<()> {
+    match fs::remove_file(place) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at(place, error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync(place: &Path) -> io::Result<()> {
+    File::open(place).and_then(|file| file.sync_all()).map_err(|e| at(place, e))
+}
+
+fn at(place: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}`: {error}", place.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> BackupPath {
+        BackupPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_could_be_harmed_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("data");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("notes"), b"mine").unwrap();
+        assert!(matches!(RestoreDir::claim(&root, false), Err(RestoreDirError::Refused(_))));
+        assert!(matches!(RestoreDir::claim(&root, true), Err(RestoreDirError::Refused(_))), "no cluster");
+        fs::write(root.join("PG_VERSION"), b"15").unwrap();
+        fs::write(root.join("postmaster.pid"), b"1").unwrap();
+        assert!(matches!(RestoreDir::claim(&root, true), Err(RestoreDirError::Refused(_))), "a server");
+        assert_eq!(fs::read(root.join("notes")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn pg_control_comes_last_and_a_broken_restore_may_go_on() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("data");
+        for round in 0..2 {
+            let dir = RestoreDir::claim(&root, false).unwrap();
+            assert_eq!(dir.may_have_files(), round == 1);
+            for directory in ["global", "pg_wal"] {
+                dir.make_directory(&path(directory), 0o700).unwrap();
+            }
+            dir.open_file(&path(CONTROL_FILE), 3, 0o600).unwrap().write(0, b"abc").unwrap();
+            assert!(!root.join(CONTROL_FILE).exists());
+            if round == 1 {
+                dir.finish(&BTreeMap::new()).unwrap();
+            }
+        }
+        assert_eq!(fs::read(root.join(CONTROL_FILE)).unwrap(), b"abc");
+        assert!(!root.join(MARK).exists());
+        assert!(matches!(RestoreDir::claim(&root, false), Err(RestoreDirError::Refused(_))), "it is whole now");
+    }
+
+    #[test]
+    fn others_are_removed_and_links_are_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("data");
+        let outside = place.path().join("outside");
+        fs::write(&outside, b"theirs").unwrap();
+        let dir = RestoreDir::claim(&root, false).unwrap();
+        dir.make_directory(&path("base"), 0o700).unwrap();
+        dir.make_directory(&path("old"), 0o700).unwrap();
+        fs::write(root.join("base/1"), b"1").unwrap();
+        fs::write(root.join("base/2"), b"2").unwrap();
+        symlink(&outside, root.join("base/3")).unwrap();
+        assert!(dir.open_file(&path("base/3"), 1, 0o600).is_err());
+        let (base, one) = (path("base"), path("base/1"));
+        dir.remove_others(&BTreeSet::from([&base]), &BTreeSet::from([&one])).unwrap();
+        assert_eq!(names(&root.join("base")).unwrap(), BTreeSet::from(["1".to_owned()]));
+        assert!(!root.join("old").exists());
+        assert_eq!(fs::read(&outside).unwrap(), b"theirs");
+        assert!(dir.has_file(&one, 1, &[(1, Sha256::of(b"1"))]).unwrap());
+        assert!(!dir.has_file(&one, 1, &[(1, Sha256::of(b"2"))]).unwrap());
+    }
+
+    #[test]
+    fn tablespaces_go_to_empty_places_only() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = RestoreDir::claim(&place.path().join("data"), false).unwrap();
+        let full = place.path().join("full");
+        fs::create_dir(&full).unwrap();
+        fs::write(full.join("x"), b"").unwrap();
+        for location in [
+            full.as_path(),
+            Path::new("/"),
+            Path::new("relative"),
+            Path::new("/a/../b"),
+            &dir.root.join("in"),
+            place.path(),
+        ] {
+            assert!(dir.make_tablespace(5, location).is_err(), "{}", location.display());
+        }
+        let good = place.path().join("new/space");
+        dir.make_tablespace(5, &good).unwrap();
+        assert_eq!(fs::read_link(dir.root.join("pg_tblspc/5")).unwrap(), good);
+    }
+}
