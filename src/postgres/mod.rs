@@ -21,7 +21,10 @@ pub mod segment;
 pub mod tablespace_map;
 pub mod timeline;
 pub mod wal_header;
+pub mod wal_index;
 pub mod wal_name;
+pub mod wal_records;
+pub mod xid;
 
 pub use backup_path::BackupPath;
 pub use ident::{ClusterIdent, PgMajor, SystemId};
@@ -29,7 +32,9 @@ pub use lsn::Lsn;
 pub use segment::{SegmentName, SegmentNumber, SegmentSize};
 pub use timeline::{HistoryFile, TimelineId};
 pub use wal_header::WalHeader;
+pub use wal_index::{CommitTimes, RestorePoint, WalIndex, WalIndexer};
 pub use wal_name::WalName;
+pub use xid::{Xid, XidRange};
 
 /// Text or bytes that are not what PostgreSQL writes; the message says what is wrong with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

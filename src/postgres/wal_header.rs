@@ -22,6 +22,10 @@ pub struct WalHeader {
     pub start: Lsn,
     /// The size of the cluster's segments.
     pub segment_size: SegmentSize,
+    /// The size of a WAL page: a power of two from 1 KiB to 64 KiB, nearly always 8 KiB.
+    pub page_size: u32,
+    /// How many bytes of a record that began in the segment before come first; 0 if a record begins here.
+    pub continued: u32,
 }
 
 impl WalHeader {
@@ -43,20 +47,22 @@ impl WalHeader {
                 "the first page has magic number {magic:04X}, which no PostgreSQL from 13 to 18 writes"
             ))
         })?;
-        check_flags(u16::from_le_bytes([header[2], header[3]]))?;
+        let flags = u16::from_le_bytes([header[2], header[3]]);
+        check_flags(flags)?;
         let timeline = TimelineId::new(u32_at(header, 4))
             .ok_or_else(|| Malformed::new("the first page is on timeline 0, which does not exist"))?;
         let segment_size = SegmentSize::new(u64::from(u32_at(header, 32)))?;
-        let block_size = u32_at(header, 36);
-        if !block_size.is_power_of_two() || !(1 << 10..=1 << 16).contains(&block_size) {
-            return Err(Malformed::new(format!("{block_size} bytes is no size of a WAL page")));
+        let page_size = u32_at(header, 36);
+        if !page_size.is_power_of_two() || !(1 << 10..=1 << 16).contains(&page_size) {
+            return Err(Malformed::new(format!("{page_size} bytes is no size of a WAL page")));
         }
         let start = Lsn(u64_at(header, 8));
         if !start.0.is_multiple_of(segment_size.bytes()) {
             return Err(Malformed::new(format!("the first page claims position {start}, where no segment begins")));
         }
         let ident = ClusterIdent { system_id: SystemId(u64_at(header, 24)), major };
-        Ok(WalHeader { ident, timeline, start, segment_size })
+        let continued = if flags & FIRST_IS_CONTINUATION != 0 { u32_at(header, 16) } else { 0 };
+        Ok(WalHeader { ident, timeline, start, segment_size, page_size, continued })
     }
 
     /// Whether a file of `length` bytes that begins with this header is the segment `name`.
@@ -86,6 +92,9 @@ impl WalHeader {
     }
 }
 
+/// `XLP_FIRST_IS_CONTRECORD`: the page begins with the rest of a record.
+pub(super) const FIRST_IS_CONTINUATION: u16 = 0x1;
+
 fn check_flags(flags: u16) -> Result<(), Malformed> {
     const LONG_HEADER: u16 = 0x2;
     const ALL_FLAGS: u16 = 0xF;
@@ -95,11 +104,11 @@ fn check_flags(flags: u16) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn u32_at(header: &[u8; WalHeader::LEN], at: usize) -> u32 {
+pub(super) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
-fn u64_at(header: &[u8; WalHeader::LEN], at: usize) -> u64 {
+pub(super) fn u64_at<const N: usize>(header: &[u8; N], at: usize) -> u64 {
     u64::from(u32_at(header, at)) | u64::from(u32_at(header, at + 4)) << 32
 }
 
