@@ -111,8 +111,8 @@ pub(super) fn prepare(
     };
     let level = settings.level;
     let packing = tokio::task::spawn_blocking(move || {
-        let packed = file.pack(level, WalObject::ROOM)?;
-        Ok(WalObject::build(provenance, packed)?)
+        let (packed, index) = file.pack(level, WalObject::ROOM)?;
+        Ok(WalObject::build(provenance, packed, index)?)
     });
     Ok(Prepared { name, ident, packing })
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::postgres::backup_history::check_backup_history;
-use crate::postgres::{HistoryFile, WalHeader, WalName};
+use crate::postgres::{HistoryFile, WalHeader, WalIndex, WalIndexer, WalName};
 use crate::stream::{Packed, pack};
 
 /// Why a file cannot be archived.
@@ -74,8 +74,8 @@ impl WalFile {
         Ok(WalFile { path: path.to_owned(), name, file, before, header })
     }
 
-    /// Reads the file once: compressed, hashed, and refused if it changed meanwhile. Blocking.
-    pub fn pack(self, level: i32, room: usize) -> Result<Packed, WalFileError> {
+    /// Reads the file once: compressed, hashed, of WAL an index made, and refused if it changed meanwhile. Blocking.
+    pub fn pack(self, level: i32, room: usize) -> Result<(Packed, Option<WalIndex>), WalFileError> {
         let mut text = Vec::new();
         let mut first = None;
         let keep_text = !self.name.holds_wal();
@@ -87,8 +87,14 @@ impl WalFile {
             }
             Ok(())
         };
-        let packed =
-            pack(&self.file, self.before.len(), level, room, inspect).map_err(|error| self.while_reading(error))?;
+        let mut indexer = self.header.map(|header| WalIndexer::new(header.ident.major));
+        let beside = |block: &[u8]| {
+            if let Some(indexer) = &mut indexer {
+                indexer.feed(block);
+            }
+        };
+        let packed = pack(&self.file, self.before.len(), level, room, inspect, beside)
+            .map_err(|error| self.while_reading(error))?;
         self.check_text(&text)?;
         if self.header != first.and_then(Result::ok) {
             return Err(self.refused("its first page changed while it was read"));
@@ -98,7 +104,7 @@ impl WalFile {
         if state(&self.before) != state(&after) {
             return Err(self.refused("it changed while it was read"));
         }
-        Ok(packed)
+        Ok((packed, indexer.map(WalIndexer::finish)))
     }
 
     fn check_text(&self, text: &[u8]) -> Result<(), WalFileError> {

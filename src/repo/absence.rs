@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn history_object(name: &str, text: &str) -> WalObject {
-        let packed = pack(text.as_bytes(), text.len() as u64, 1, WalObject::ROOM, |_, _| Ok(())).unwrap();
+        let packed = pack(text.as_bytes(), text.len() as u64, 1, WalObject::ROOM, |_, _| Ok(()), |_| ()).unwrap();
         let from = Provenance {
             name: name.parse().unwrap(),
             ident: ClusterIdent { system_id: SystemId(7), major: 15.try_into().unwrap() },
@@ -214,7 +214,7 @@ mod tests {
             written: jiff::Timestamp::UNIX_EPOCH,
             writer: Writer { host: "db1".into(), pid: 1, version: "0" },
         };
-        WalObject::build(from, packed).unwrap()
+        WalObject::build(from, packed, None).unwrap()
     }
 
     fn gap(later: &str) -> Absence {

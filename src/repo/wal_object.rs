@@ -6,10 +6,10 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::RepoError;
-use crate::postgres::{ClusterIdent, PgMajor, SegmentSize, SystemId, WalName};
+use crate::postgres::{ClusterIdent, PgMajor, SegmentSize, SystemId, WalIndex, WalName};
 use crate::storage::{ObjectKey, ObjectMeta, UserMetadata};
 use crate::stream::frame::{self, Frame, FrameError};
 use crate::stream::{Packed, Receipt, Sha256};
@@ -32,6 +32,9 @@ impl fmt::Display for Writer {
 }
 
 const FORMAT: &str = "pgark-wal-1";
+
+/// A header that grows beyond this does without the names of its restore points. Readers take twice as much.
+const LARGEST_HEADER: usize = 32 << 10;
 
 /// Metadata of the object that repeats the header's digest.
 pub const DIGEST_METADATA: &str = "pgark-sha256";
@@ -59,6 +62,15 @@ pub struct WalObjectHeader {
     pub written: Timestamp,
     /// By whom.
     pub writer: String,
+    /// What lies in a segment or partial segment; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "index_if_readable")]
+    pub index: Option<WalIndex>,
+}
+
+/// The index only helps to search: one that a later version writes otherwise must not keep a file from being fetched.
+fn index_if_readable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<WalIndex>, D::Error> {
+    let index = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(index).ok())
 }
 
 /// What the writer of an object knows besides its bytes.
@@ -90,9 +102,9 @@ impl WalObject {
     pub const ROOM: usize = frame::ROOM;
 
     /// Puts the header in front of what was packed with [`WalObject::ROOM`].
-    pub fn build(from: Provenance, packed: Packed) -> Result<Self, RepoError> {
+    pub fn build(from: Provenance, packed: Packed, index: Option<WalIndex>) -> Result<Self, RepoError> {
         let Packed { mut object, plain } = packed;
-        let header = WalObjectHeader {
+        let mut header = WalObjectHeader {
             format: FORMAT.to_owned(),
             name: from.name.to_string(),
             system_identifier: from.ident.system_id,
@@ -103,10 +115,16 @@ impl WalObject {
             stored_length: (object.len() - Self::ROOM) as u64,
             written: from.written,
             writer: from.writer.to_string(),
+            index,
         };
-        let json = serde_json::to_vec(&header).map_err(|e| RepoError::damaged(&from.name, e.to_string()))?;
-        frame::write_in_front(&mut object, Self::ROOM, &json)
-            .map_err(|e| RepoError::damaged(&from.name, e.to_string()))?;
+        let unwritable = |reason: String| RepoError::damaged(&from.name, reason);
+        let mut json = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
+        if let Some(index) = header.index.as_mut().filter(|_| json.len() > LARGEST_HEADER) {
+            index.restore_points.clear();
+            index.complete = false;
+            json = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
+        }
+        frame::write_in_front(&mut object, Self::ROOM, &json).map_err(|e| unwritable(e.to_string()))?;
         Ok(WalObject { header, bytes: object.into() })
     }
 
@@ -198,10 +216,16 @@ impl WalObjectHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::wal_index::MOST_RESTORE_POINTS;
+    use crate::postgres::{Lsn, RestorePoint, Xid};
     use crate::stream::pack;
 
     fn object(name: &str, plain: &[u8]) -> WalObject {
-        let packed = pack(plain, plain.len() as u64, 1, WalObject::ROOM, |_, _| Ok(())).unwrap();
+        indexed(name, plain, None)
+    }
+
+    fn indexed(name: &str, plain: &[u8], index: Option<WalIndex>) -> WalObject {
+        let packed = pack(plain, plain.len() as u64, 1, WalObject::ROOM, |_, _| Ok(()), |_| ()).unwrap();
         let from = Provenance {
             name: name.parse().unwrap(),
             ident: ClusterIdent { system_id: SystemId(7), major: 15.try_into().unwrap() },
@@ -209,7 +233,7 @@ mod tests {
             written: Timestamp::UNIX_EPOCH,
             writer: Writer { host: "db1".into(), pid: 1, version: "0" },
         };
-        WalObject::build(from, packed).unwrap()
+        WalObject::build(from, packed, index).unwrap()
     }
 
     fn expected(name: &str) -> Expected {
@@ -244,8 +268,49 @@ mod tests {
         let json = br#"{"format":"pgark-wal-1","name":"x","system_identifier":"1","postgres_major":15,"plain_length":1,
             "sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","stored_length":0,
             "written":"2026-01-01T00:00:00Z","writer":"w","first_commit":"later"}"#;
+        let header = read(json);
+        assert_eq!(header.index, None);
+        // Nor does an index that another version wrote keep a file from being fetched.
+        let text = std::str::from_utf8(json).unwrap();
+        for index in ["null", "7", r#"{"complete":"nearly"}"#, r#"{"commits":["a"]}"#] {
+            let json = text.replace(r#""first_commit":"later""#, &format!(r#""index":{index}"#));
+            assert_eq!(read(json.as_bytes()), header, "{index}");
+        }
+        let json = text.replace("first_commit\":\"later\"", r#"index":{"complete":true,"pages":7}"#);
+        assert_eq!(read(json.as_bytes()).index, Some(WalIndex { complete: true, ..WalIndex::default() }));
+    }
+
+    fn read(json: &[u8]) -> WalObjectHeader {
         let mut object = vec![0; 600];
         frame::write_in_front(&mut object, 600, json).unwrap();
-        assert!(WalObjectHeader::read(&"k".parse().unwrap(), &object).unwrap().is_some());
+        WalObjectHeader::read(&"k".parse().unwrap(), &object).unwrap().unwrap().0
+    }
+
+    #[test]
+    fn an_index_of_any_size_can_be_stored() {
+        let of = |points: usize| WalIndex {
+            xids: Some([Xid(3), Xid(9)].into()),
+            restore_points: (0..points)
+                .map(|lsn| RestorePoint {
+                    name: "\u{1}".repeat(63),
+                    time: Timestamp::from_microsecond(1).unwrap(),
+                    lsn: Lsn(u64::MAX - lsn as u64),
+                })
+                .collect(),
+            complete: true,
+            ..WalIndex::default()
+        };
+        for points in [0, 1, 10, MOST_RESTORE_POINTS, 100, 1000] {
+            let object = indexed("000000010000000000000002", b"plain", Some(of(points)));
+            let (header, frame) = WalObjectHeader::read(&"k".parse().unwrap(), &object.bytes).unwrap().unwrap();
+            assert_eq!(header, object.header);
+            assert_eq!(object.bytes.len(), frame + header.stored_length as usize);
+            // A few points go into the room that was left; many make the header grow; too many are left out.
+            assert_eq!(frame > WalObject::ROOM, (10..=MOST_RESTORE_POINTS).contains(&points), "{points}");
+            assert_eq!(zstd::decode_all(&object.bytes[..]).unwrap(), b"plain");
+            let expected =
+                if points <= MOST_RESTORE_POINTS { of(points) } else { WalIndex { complete: false, ..of(0) } };
+            assert_eq!(header.index, Some(expected), "{points}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Reading once, with many results: digest, size and compressed bytes.
+//! Reading once, with many results: digest, size, compressed bytes, and whatever else looks on.
 //!
 //! The digest is computed on a thread of its own beside the compression, so that a push takes as
 //! long as the slower of both. Memory is a handful of blocks and the compressed bytes.
@@ -21,7 +21,8 @@ pub struct Packed {
 }
 
 /// Compresses what `source` gives into one zstd frame behind `room` free bytes. `expected` is the plain length,
-/// if known: another one is an error. `inspect` sees each block of plain bytes with its offset and may refuse.
+/// if known: another one is an error. `inspect` sees each block of plain bytes with its offset and may refuse. `beside`
+/// sees each block too, on the thread that hashes, which has time to spare.
 ///
 /// Blocking: run it where CPU work belongs.
 pub fn pack(
@@ -30,6 +31,7 @@ pub fn pack(
     level: i32,
     room: usize,
     mut inspect: impl FnMut(u64, &[u8]) -> io::Result<()>,
+    mut beside: impl FnMut(&[u8]) + Send,
 ) -> io::Result<Packed> {
     std::thread::scope(|scope| {
         let (to_hash, blocks) = mpsc::sync_channel::<(Arc<Vec<u8>>, usize)>(BLOCKS);
@@ -38,6 +40,7 @@ pub fn pack(
             let mut hasher = Sha256Hasher::default();
             for (block, length) in blocks {
                 hasher.update(&block[..length]);
+                beside(&block[..length]);
                 // The other side is gone only when it failed: then nobody wants the block.
                 hashed.send(block).ok();
             }
@@ -116,13 +119,16 @@ mod tests {
         #[test]
         fn plain_bytes_come_back(length in 0usize..(5 * BLOCK / 2), seed: u8, room in 0usize..2000) {
             let plain: Vec<u8> = (0..length).map(|i| (i / 7) as u8 ^ seed).collect();
-            let mut seen = Vec::new();
-            let packed = pack(&plain[..], length as u64, 1, room, |offset, block| {
+            let (mut seen, mut seen_beside) = (Vec::new(), Vec::new());
+            let inspect = |offset, block: &[u8]| {
                 assert_eq!(offset, seen.len() as u64);
                 seen.extend_from_slice(block);
                 Ok(())
-            }).unwrap();
+            };
+            let beside = |block: &[u8]| seen_beside.extend_from_slice(block);
+            let packed = pack(&plain[..], length as u64, 1, room, inspect, beside).unwrap();
             prop_assert_eq!(&seen, &plain);
+            prop_assert_eq!(&seen_beside, &plain);
             prop_assert_eq!(packed.plain, Receipt { sha256: Sha256::of(&plain), length: length as u64 });
             prop_assert_eq!(zstd::decode_all(&packed.object[room..]).unwrap(), plain);
         }
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn another_length_than_expected_is_an_error() {
         for expected in [0, 9, 11, 1 << 20] {
-            assert!(pack(&[7u8; 10][..], expected, 1, 0, |_, _| Ok(())).is_err(), "{expected}");
+            assert!(pack(&[7u8; 10][..], expected, 1, 0, |_, _| Ok(()), |_| ()).is_err(), "{expected}");
         }
     }
 
@@ -143,7 +149,7 @@ mod tests {
                 Err(io::Error::other("bad sector"))
             }
         }
-        assert!(pack(Failing, 10, 1, 0, |_, _| Ok(())).is_err());
-        assert!(pack(&[0u8; 10][..], 10, 1, 0, |_, _| Err(io::Error::other("no"))).is_err());
+        assert!(pack(Failing, 10, 1, 0, |_, _| Ok(()), |_| ()).is_err());
+        assert!(pack(&[0u8; 10][..], 10, 1, 0, |_, _| Err(io::Error::other("no")), |_| ()).is_err());
     }
 }
