@@ -28,4 +28,5 @@ mod recovery_stops;
 mod requests;
 mod second_opinion;
 mod shutdown;
+mod wal_index;
 mod words;
