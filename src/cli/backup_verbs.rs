@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::{BasebackupArgs, Global};
+use super::args::{ArchiveModeArg, BasebackupArgs, Global, RestoreArgs, TargetActionArg, TargetArgs};
 use super::progress_line::ProgressLine;
 use super::run::{block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
-use super::{exit, output, settings};
+use super::{exit, output, restore_command, settings};
 use crate::command::basebackup::{self, BackupReport, Basebackup};
 use crate::command::progress::Progress;
+use crate::command::restore::{self, Restore, RestoreReport};
+use crate::command::restore_files::Fetching;
 use crate::command::{Failure, FailureKind};
+use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, RestoreMode, TargetAction, TargetTimeline};
+use crate::repo::restore_plan::RestorePlan;
+use crate::repo::restore_target::{Request, Target};
 
 /// How long archiving of one segment may take before a backup is begun.
 const ARCHIVE_WAIT: Duration = Duration::from_secs(60);
@@ -68,5 +73,200 @@ fn backup_text(report: &BackupReport) -> String {
         backup.stop_lsn,
         backup.timeline.get(),
         backup.stopped.round(jiff::Unit::Second).unwrap_or(backup.stopped),
+    )
+}
+
+/// `pgark restore`
+pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result<u8, Failure> {
+    let repository = settings::repository(sources)?;
+    let request = request(args)?;
+    let (command, in_environment) = match &args.restore_command {
+        Some(command) => (command.clone(), Vec::new()),
+        None => restore_command::write(sources)?,
+    };
+    let plan = block_on_many(restore::plan(&repository, &request))?;
+    let for_people = |text: String| if args.json { Ok(()) } else { output::print(&text).map_err(cannot_print) };
+    if args.dry_run && args.json {
+        output::print_json(&plan_json(&plan, &request)).map_err(cannot_print)?;
+    }
+    for_people(plan_text(&plan, &request))?;
+    if args.dry_run {
+        return Ok(exit::SUCCESS);
+    }
+    if rustix::process::geteuid().is_root() {
+        let message = "PostgreSQL does not run as root, and could not use files that belong to root";
+        return Err(Failure::new(FailureKind::Usage, message)
+            .with_hint("run it as PostgreSQL's user: `sudo -u postgres pgark restore ...`"));
+    }
+    let wanted = Restore {
+        repository,
+        to: std::path::absolute(&args.to).map_err(|e| usage(e.to_string()))?,
+        recovery: recovery(args, &request, &plan, &command)?,
+        tablespaces: args.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
+        delta: args.delta,
+        fetching: Fetching {
+            jobs: settings::integer(sources, "backup.jobs")?,
+            retry: settings::duration(sources, "backup.retry")?,
+            stall: settings::duration(sources, "repo.stall_timeout")?,
+        },
+    };
+    let progress = Arc::new(Progress::default());
+    let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
+    let outcome = block_on_many(restore::run(wanted, plan, progress));
+    drop(line);
+    let report = outcome?;
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !in_environment.is_empty() {
+        tracing::warn!(
+            "the server needs these variables in its environment, as this call had: {}",
+            in_environment.join(", ")
+        );
+    }
+    match args.json {
+        true => output::print_json(&report),
+        false => output::print(&restore_text(&report)),
+    }
+    .map_err(cannot_print)?;
+    Ok(exit::SUCCESS)
+}
+
+fn usage(message: String) -> Failure {
+    Failure::new(FailureKind::Usage, message)
+}
+
+fn request(args: &RestoreArgs) -> Result<Request, Failure> {
+    let target = target(&args.target)?;
+    if args.exclusive && !matches!(target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
+        return Err(usage("`--exclusive` goes with a time, a position or a transaction".to_owned()));
+    }
+    let backup = args.backup.as_deref().map(str::parse::<crate::repo::BackupId>).transpose();
+    let timeline = match args.target_timeline.as_str() {
+        "latest" => crate::repo::restore_target::TargetTimeline::Latest,
+        "current" => crate::repo::restore_target::TargetTimeline::Current,
+        number => {
+            let number = number.parse().ok().and_then(crate::postgres::TimelineId::new);
+            let wrong = || {
+                usage(format!("`--target-timeline`: `{}` is not `latest`, `current` or a number", args.target_timeline))
+            };
+            crate::repo::restore_target::TargetTimeline::Number(number.ok_or_else(wrong)?)
+        }
+    };
+    Ok(Request { target, exclusive: args.exclusive, timeline, backup: backup.map_err(|e| usage(e.to_string()))? })
+}
+
+fn target(args: &TargetArgs) -> Result<Target, Failure> {
+    let wrong = |what: &str, why: &dyn std::fmt::Display| usage(format!("`--target-{what}`: {why}"));
+    if let Some(time) = &args.target_time {
+        let parsed = time.parse::<jiff::Timestamp>();
+        return parsed.map(Target::Time).map_err(|_| {
+            usage(format!("`--target-time`: `{time}` is not a time with an offset"))
+                .with_hint("write it like '2026-11-22 14:05:00+01:00' or '2026-11-22T13:05:00Z'")
+        });
+    }
+    if let Some(lsn) = &args.target_lsn {
+        return lsn.parse().map(Target::Lsn).map_err(|e| wrong("lsn", &e));
+    }
+    if let Some(name) = &args.target_name {
+        return Ok(Target::Name(name.clone()));
+    }
+    Ok(match args.target_xid {
+        Some(xid) => Target::Xid(xid),
+        None if args.target_immediate => Target::Immediate,
+        None => Target::Latest,
+    })
+}
+
+fn recovery(
+    args: &RestoreArgs,
+    request: &Request,
+    plan: &RestorePlan,
+    command: &str,
+) -> Result<RecoverySettings, Failure> {
+    let malformed = |e: crate::postgres::Malformed| usage(e.to_string());
+    Ok(RecoverySettings {
+        restore_command: command.parse().map_err(malformed)?,
+        target: match &request.target {
+            Target::Time(time) => RecoveryTarget::Time(*time),
+            Target::Lsn(lsn) => RecoveryTarget::Lsn(*lsn),
+            Target::Xid(xid) => RecoveryTarget::Xid(*xid),
+            Target::Name(name) => RecoveryTarget::Name(name.parse().map_err(malformed)?),
+            Target::Immediate => RecoveryTarget::Immediate,
+            Target::Latest => RecoveryTarget::Latest,
+        },
+        inclusive: !args.exclusive,
+        // A standby follows its primary onto timelines that do not exist yet.
+        timeline: if args.standby { TargetTimeline::Latest } else { TargetTimeline::Number(plan.timeline) },
+        action: match args.target_action {
+            TargetActionArg::Pause => TargetAction::Pause,
+            TargetActionArg::Promote => TargetAction::Promote,
+            TargetActionArg::Shutdown => TargetAction::Shutdown,
+        },
+        mode: if args.standby { RestoreMode::Standby } else { RestoreMode::Recovery },
+        keep_archive_mode: args.archive_mode == ArchiveModeArg::Keep,
+    })
+}
+
+fn mapping(text: &str) -> Result<(std::path::PathBuf, std::path::PathBuf), Failure> {
+    let pair = text.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty());
+    let (old, new) = pair.ok_or_else(|| usage(format!("`--tablespace-map`: `{text}` is not OLD=NEW")))?;
+    Ok((old.into(), new.into()))
+}
+
+fn plan_text(plan: &RestorePlan, request: &Request) -> String {
+    let backup = &plan.backup;
+    let mut text = format!(
+        "plan: to {}\n  backup   {} ({}), consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
+        request.target,
+        backup.id,
+        backup.label,
+        backup.stop_lsn,
+        backup.stopped.round(jiff::Unit::Second).unwrap_or(backup.stopped),
+        output::size(backup.plain_bytes),
+        backup.files,
+        output::size(backup.stored_bytes),
+        plan.path.iter().map(|step| step.timeline.get().to_string()).collect::<Vec<_>>().join(", then "),
+    );
+    for range in &plan.wal {
+        let size = output::size(range.stored_bytes);
+        text.push_str(&format!("  WAL      {} to {}: {} segments, {size}\n", range.first, range.last, range.segments));
+    }
+    text.push_str(&format!("  proof    {}\n", plan.proof));
+    for warning in &plan.warnings {
+        text.push_str(&format!("  warning  {warning}\n"));
+    }
+    text
+}
+
+fn plan_json(plan: &RestorePlan, request: &Request) -> serde_json::Value {
+    let wal: Vec<_> = plan
+        .wal
+        .iter()
+        .map(|range| {
+            serde_json::json!({
+                "first": range.first.to_string(), "last": range.last.to_string(),
+                "segments": range.segments, "stored_bytes": range.stored_bytes,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "schema": 1, "target": request.target.to_string(), "backup": plan.backup, "timeline": plan.timeline,
+        "wal": wal, "proof": plan.proof.to_string(), "warnings": plan.warnings,
+    })
+}
+
+fn restore_text(report: &RestoreReport) -> String {
+    let directory = report.directory.display();
+    let before = match report.present_before {
+        0 => String::new(),
+        present => format!(", {present} of them there before"),
+    };
+    format!(
+        "restored {} with {} files, {}{before}, in {:.1} s\nstart the server to recover: pg_ctl -D {directory} start\n",
+        report.backup,
+        report.files,
+        output::size(report.bytes),
+        report.seconds,
     )
 }

@@ -32,6 +32,7 @@ pub fn failed(kind: FailureKind) -> u8 {
         FailureKind::NoIdentity => 15,
         FailureKind::Gap => 16,
         FailureKind::Server => 17,
+        FailureKind::Unreachable => 18,
         FailureKind::Deadline => 20,
         FailureKind::Interrupted => 21,
         FailureKind::Internal => 70,

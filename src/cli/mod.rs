@@ -11,6 +11,7 @@ pub mod keys;
 pub mod logging;
 pub mod output;
 pub mod progress_line;
+pub mod restore_command;
 pub mod run;
 pub mod settings;
 pub mod sources;

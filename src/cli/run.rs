@@ -49,13 +49,14 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 11] = [
+    const VERBS: [&str; 12] = [
         "wal-fetch",
         "archive-get",
         "wal-push",
         "archive-push",
         "basebackup",
         "backup-push",
+        "restore",
         "check",
         "init",
         "config",
@@ -146,6 +147,7 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::WalFetch(args) => return fetch(args, &sources, format),
         Verb::WalPush(args) => push(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
+        Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => config(verb, &sources),
@@ -360,6 +362,7 @@ impl Verb {
             Verb::WalPush(_) => "wal-push",
             Verb::WalFetch(_) => "wal-fetch",
             Verb::Basebackup(_) => "basebackup",
+            Verb::Restore(_) => "restore",
             Verb::Check(_) => "check",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",

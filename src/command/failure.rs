@@ -30,6 +30,8 @@ pub enum FailureKind {
     Gap,
     /// The repository has no identity.
     NoIdentity,
+    /// What was asked for cannot be restored.
+    Unreachable,
     /// A local file or disk failed.
     LocalIo,
     /// The deadline passed.
@@ -44,7 +46,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, for tables and their tests.
-    pub const ALL: [FailureKind; 15] = [
+    pub const ALL: [FailureKind; 16] = [
         FailureKind::Usage,
         FailureKind::Conflict,
         FailureKind::BadInput,
@@ -55,6 +57,7 @@ impl FailureKind {
         FailureKind::Damaged,
         FailureKind::Gap,
         FailureKind::NoIdentity,
+        FailureKind::Unreachable,
         FailureKind::LocalIo,
         FailureKind::Deadline,
         FailureKind::Interrupted,
@@ -75,6 +78,7 @@ impl FailureKind {
             FailureKind::Damaged => "damaged",
             FailureKind::Gap => "gap",
             FailureKind::NoIdentity => "no-identity",
+            FailureKind::Unreachable => "unreachable",
             FailureKind::LocalIo => "local-io",
             FailureKind::Deadline => "deadline",
             FailureKind::Interrupted => "interrupted",

@@ -16,6 +16,7 @@ pub mod failure;
 pub mod init;
 pub mod pace;
 pub mod progress;
+pub mod restore;
 pub mod restore_files;
 pub mod wal_fetch;
 pub mod wal_push;

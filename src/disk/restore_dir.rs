@@ -126,12 +126,16 @@ impl RestoreDir {
             if path == Path::new(MARK) {
                 continue;
             }
+            // A tablespace's directory may also hold another major version's.
+            let shared = below.parent() == Some(Path::new("pg_tblspc"));
             let known = BackupPath::new(path.as_os_str().as_bytes()).ok();
             let wanted_directory = known.as_ref().is_some_and(|path| directories.contains(path));
             let wanted_file = known.as_ref().is_some_and(|path| files.contains(path));
             let kind = fs::symlink_metadata(&place).map_err(|e| at(&place, e))?.file_type();
             if wanted_directory && (kind.is_dir() || fs::metadata(&place).is_ok_and(|behind| behind.is_dir())) {
                 self.sweep(&path, directories, files)?;
+            } else if shared {
+                continue;
             } else if kind.is_dir() {
                 fs::remove_dir_all(&place).map_err(|e| at(&place, e))?;
             } else if !(wanted_file && kind.is_file()) {
@@ -198,6 +202,11 @@ impl RestoreDir {
         fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(|e| at(&temporary, e))?;
         sync(&temporary)?;
         fs::rename(&temporary, &place).map_err(|e| at(&place, e))
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        remove(&self.root.join(name))
     }
 
     /// Reads a small file; empty if there is none.

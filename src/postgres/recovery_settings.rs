@@ -109,6 +109,9 @@ impl RecoverySettings {
             let _ = writeln!(text, "{name} = {}", quoted(value));
         };
         set("restore_command", &self.restore_command.0);
+        // Inherited, they could delete from an archive that is not this server's.
+        set("archive_cleanup_command", "");
+        set("recovery_end_command", "");
         let target = self.target.setting();
         for name in TARGETS.into_iter().filter(|name| target.as_ref().is_none_or(|(meant, _)| name != meant)) {
             set(name, "");

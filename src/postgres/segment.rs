@@ -39,6 +39,8 @@ pub struct SegmentName {
 impl SegmentSize {
     /// The default of `initdb`: 16 MiB.
     pub const DEFAULT: SegmentSize = SegmentSize(16 << 20);
+    /// The smallest there is.
+    pub const SMALLEST: SegmentSize = SegmentSize(1 << 20);
 
     /// Takes a number of bytes for a segment size if PostgreSQL would.
     pub fn new(bytes: u64) -> Result<Self, Malformed> {

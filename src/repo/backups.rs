@@ -11,7 +11,7 @@ use super::layout::{BackupKey, Generation};
 use super::manifest::BackupSummary;
 use super::manifest_entries::{Collector, Manifest};
 use crate::storage::object_store::Visit;
-use crate::storage::{Get, ObjectKey, ObjectStoreExt, Put, UserMetadata};
+use crate::storage::{Get, Listed, ObjectKey, ObjectStoreExt, Put, UserMetadata};
 use crate::stream::Sha256Hasher;
 
 /// What a listing says about one backup, before anything of it is read.
@@ -91,28 +91,30 @@ impl Manifest {
     }
 }
 
+/// Adds an object to the backup it belongs to; objects come in the order of their keys.
+pub(super) fn note_piece(found: &mut Vec<BackupListing>, id: BackupId, piece: BackupKey, listed: &Listed) {
+    if found.last().is_none_or(|last| last.id != id) {
+        found.push(BackupListing { id, complete: false, kept: false, parts: 0, stored_bytes: 0, modified: None });
+    }
+    if let Some(backup) = found.last_mut() {
+        match piece {
+            BackupKey::Manifest => backup.complete = true,
+            BackupKey::Keep => backup.kept = true,
+            BackupKey::Part(_) => backup.parts += 1,
+        }
+        backup.stored_bytes += listed.size;
+        backup.modified = backup.modified.max(listed.modified);
+    }
+}
+
 impl Repository {
     /// All backups of a generation, whole or not, oldest name first: one listing.
     pub async fn list_backups(&self, generation: Generation) -> Result<Vec<BackupListing>, RepoError> {
         let mut found: Vec<BackupListing> = Vec::new();
         self.store
             .visit_after(&self.layout.backups(generation), None, 1000, |listed| {
-                let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) else {
-                    return Visit::More;
-                };
-                if found.last().is_none_or(|last| last.id != id) {
-                    let none =
-                        BackupListing { id, complete: false, kept: false, parts: 0, stored_bytes: 0, modified: None };
-                    found.push(none);
-                }
-                if let Some(backup) = found.last_mut() {
-                    match piece {
-                        BackupKey::Manifest => backup.complete = true,
-                        BackupKey::Keep => backup.kept = true,
-                        BackupKey::Part(_) => backup.parts += 1,
-                    }
-                    backup.stored_bytes += listed.size;
-                    backup.modified = backup.modified.max(listed.modified);
+                if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
+                    note_piece(&mut found, id, piece, listed);
                 }
                 Visit::More
             })

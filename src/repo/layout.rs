@@ -135,6 +135,11 @@ impl Layout {
         below.and_then(|rest| rest.split_once('/')).is_some_and(|(first, _)| Generation::parse(first).is_some())
     }
 
+    /// Everything of a generation but its identity.
+    pub fn generation(&self, generation: Generation) -> KeyPrefix {
+        prefix(format!("{}{generation}/", self.root))
+    }
+
     /// All WAL of a generation.
     pub fn wal(&self, generation: Generation) -> KeyPrefix {
         prefix(format!("{}{generation}/wal/", self.root))

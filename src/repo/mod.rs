@@ -1,4 +1,4 @@
-//! What the store holds: keys, identity, WAL objects, and the proof that something is absent.
+//! What the store holds: keys, identity, WAL objects, backups, the proof that something is absent, and plans.
 //!
 //! This layer knows what lies under a repository's URL and decides what it means. It prints nothing, reads no
 //! clock and touches no local file: times are arguments.
@@ -10,12 +10,27 @@ pub mod backup_parts;
 pub mod backups;
 pub mod error;
 pub mod identity;
+mod index_search;
+pub mod intervals;
+pub mod inventory;
 pub mod keep;
 pub mod layout;
 pub mod manifest;
 pub mod manifest_entries;
+pub mod planning;
+pub mod restore_plan;
+pub mod restore_target;
+pub mod routes;
+#[cfg(test)]
+mod sample;
+pub mod select;
+#[cfg(test)]
+mod select_model;
 pub mod stored_object;
+pub mod timeline_path;
+pub mod unreachable;
 pub mod wal_object;
+pub mod wal_runs;
 
 pub use absence::{Absence, Asking};
 pub use archive::{Archived, WalArchive};
@@ -23,9 +38,12 @@ pub use backup_id::BackupId;
 pub use backups::BackupListing;
 pub use error::RepoError;
 pub use identity::{Identities, Identity};
+pub use inventory::Inventory;
 pub use layout::{BackupKey, ClusterName, Generation, Layout, WalKey};
 pub use manifest::BackupSummary;
 pub use manifest_entries::Manifest;
+pub use restore_plan::{RestorePlan, Unreachable};
+pub use restore_target::{Request, Target, TargetTimeline};
 pub use wal_object::{WalObjectHeader, Writer};
 
 use std::sync::Arc;

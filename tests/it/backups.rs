@@ -67,3 +67,74 @@ fn zstd_and_tar_restore_a_backup_by_hand() {
         integrity(&restored).unwrap();
     }
 }
+
+/// A restore that is wanted of `repository`.
+pub fn restore_call(repository: &Repository, to: &std::path::Path, words: &[&str]) -> Call {
+    let to = to.display().to_string();
+    let words: Vec<&str> = ["restore", "--to", &to].into_iter().chain(words.iter().copied()).collect();
+    Call::new(words).envs(repository.env()).env("PGARK_WAL__FETCH_RETRY", "20s")
+}
+
+/// A restored server, not started yet.
+pub struct Restored {
+    pub home: Scratch,
+    pub cluster: Cluster,
+}
+
+/// Restores with `pgark restore`; `pg_verifybackup` must be content with the result.
+pub fn restore(repository: &Repository, words: &[&str]) -> Restored {
+    let home = Scratch::new("s");
+    let data = home.path().join("data");
+    as_servers_user(&restore_call(repository, &data, words)).code(0);
+    let cluster = with_environment(Cluster::builder(), repository).on_directory(&data);
+    verify_directory(cluster.installation(), &data).unwrap();
+    Restored { home, cluster }
+}
+
+#[test]
+fn every_target_in_one_command() {
+    for installation in Installation::all_wanted() {
+        for repository in Repository::both() {
+            every_target(&repository, installation);
+        }
+    }
+}
+
+fn every_target(repository: &Repository, installation: &'static Installation) {
+    let primary = archiving(repository, installation, 1);
+    let ledger = Ledger::create(&primary);
+    ledger.write(20, 3000);
+    take_backup(repository, &primary, &[]);
+    ledger.write(30, 20_000);
+    let mark = ledger.restore_point("before the accident");
+    ledger.write(20, 20_000);
+    primary.archive_everything(A_MINUTE);
+
+    let (time, lsn) = (mark.time_rfc3339(), mark.position.lsn.to_string());
+    let targets: [&[&str]; 4] = [
+        &["--target-time", &time],
+        &["--target-lsn", &lsn],
+        &["--target-xid", &mark.xid],
+        &["--target-name", "before the accident"],
+    ];
+    for target in targets {
+        let Restored { cluster, home: _home } = restore(repository, target);
+        cluster.start();
+        cluster.wait_promoted(A_MINUTE);
+        ledger.judge(&cluster, &Expect::exactly(&mark)).unwrap_or_else(|why| panic!("{target:?}: {why}"));
+        assert_eq!(cluster.value("show archive_mode"), "off");
+        assert_clean(&cluster);
+        integrity(&cluster).unwrap();
+    }
+    let Restored { cluster, home: _home } = restore(repository, &["--target-immediate"]);
+    cluster.start();
+    cluster.wait_promoted(A_MINUTE);
+    assert!(ledger.judge(&cluster, &Expect::exactly(&mark)).is_err(), "immediate ends before the mark");
+    integrity(&cluster).unwrap();
+    let Restored { cluster, home: _home } = restore(repository, &[]);
+    cluster.start();
+    cluster.wait_promoted(A_MINUTE);
+    ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+    assert_clean(&cluster);
+    integrity(&cluster).unwrap();
+}

@@ -1,0 +1,203 @@
+//! `restore`: a backup to a directory, and the settings with which PostgreSQL recovers from there to the target.
+//!
+//! First the plan, or the reason why there is none: before a byte is written. Then the files, each verified. `pg_control` gets
+//! its name last, so that PostgreSQL cannot start on half a restore.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::RepositorySettings;
+use super::basebackup::blocking;
+use super::bounds::bounded;
+use super::failure::{Failure, FailureKind};
+use super::progress::{Phase, Progress};
+use super::restore_files::{Fetching, LEFT_OUT, fetch};
+use crate::disk::{RestoreDir, RestoreDirError};
+use crate::postgres::recovery_settings::RecoverySettings;
+use crate::repo::manifest_entries::Manifest;
+use crate::repo::restore_plan::RestorePlan;
+use crate::repo::restore_target::Request;
+
+/// A restore that is wanted.
+#[derive(Clone)]
+pub struct Restore {
+    /// Where from.
+    pub repository: RepositorySettings,
+    /// Where to.
+    pub to: PathBuf,
+    /// How PostgreSQL recovers; its timeline is the plan's unless the server stays a standby.
+    pub recovery: RecoverySettings,
+    /// Old and new locations of tablespaces.
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Over an old cluster, of which stays what fits.
+    pub delta: bool,
+    /// How files are fetched.
+    pub fetching: Fetching,
+}
+
+/// What was restored.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestoreReport {
+    schema: u32,
+    /// The backup's name.
+    pub backup: crate::repo::BackupId,
+    /// The data directory.
+    pub directory: PathBuf,
+    /// How many files it has.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many of them were there before, with the right content.
+    pub present_before: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// What to look at before the server is started.
+    pub warnings: Vec<String>,
+}
+
+/// The plan for a request to the newest generation, or why it cannot be met.
+pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<RestorePlan, Failure> {
+    let planning = async {
+        let repository = repository.open().await?;
+        let identities = repository.read_identities().await?;
+        let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
+        let inventory = repository.take_inventory(identities.newest().ok_or_else(none)?).await?;
+        let plan = repository.plan_restore(&inventory, request).await?;
+        plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()))
+    };
+    let described = |failure: Failure| failure.context(format!("{} cannot be restored", request.target));
+    bounded(planning, None, None).await.map_err(described)
+}
+
+/// Carries a plan out.
+pub async fn run(restore: Restore, plan: RestorePlan, progress: Arc<Progress>) -> Result<RestoreReport, Failure> {
+    let to = restore.to.clone();
+    bounded(carry_out(restore, plan, progress), None, None).await.map_err(|failure| {
+        let failure = failure.context(format!("`{}` is not restored", to.display()));
+        match failure.hint {
+            Some(_) => failure,
+            None => failure.with_hint("PostgreSQL cannot start on what is there; run the same command again"),
+        }
+    })
+}
+
+async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>) -> Result<RestoreReport, Failure> {
+    let begin = Instant::now();
+    let repository = restore.repository.open().await?;
+    let (generation, id) = (plan.backup.generation, plan.backup.id);
+    let manifest = repository.read_manifest(generation, id).await?;
+    let gone =
+        || Failure::new(FailureKind::Damaged, format!("the manifest of `{id}` was there a moment ago and is gone now"));
+    let manifest = Arc::new(manifest.ok_or_else(gone)?);
+
+    let locations = locations(&restore, &manifest)?;
+    let dir = claim(&restore, &manifest, &locations).await?;
+    progress.enter(Phase::Copying);
+    let present_before = fetch(&repository, &manifest, &dir, &restore.fetching, &progress).await?;
+
+    progress.enter(Phase::Syncing);
+    let warnings = warnings(&dir, &manifest)?;
+    let bytes = manifest.summary.plain_bytes;
+    let files = manifest.files.iter().filter(|file| file.file.as_bytes() != LEFT_OUT.as_bytes()).count() as u64;
+    let dir = Arc::try_unwrap(dir).map_err(|_| Failure::new(FailureKind::Internal, "a file is still being written"))?;
+    let recovery = restore.recovery.clone();
+    blocking(move || {
+        settle(&dir, &recovery)?;
+        dir.finish(&locations)
+    })
+    .await?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(RestoreReport { schema: 1, backup: id, directory: restore.to, files, bytes, present_before, seconds, warnings })
+}
+
+/// Where each tablespace goes.
+fn locations(restore: &Restore, manifest: &Manifest) -> Result<BTreeMap<u32, PathBuf>, Failure> {
+    let tablespaces = &manifest.summary.tablespaces;
+    for (old, _) in &restore.tablespaces {
+        if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == old) {
+            let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
+            let message = format!("`--tablespace-map`: the backup has no tablespace at `{}`", old.display());
+            return Err(Failure::new(FailureKind::Usage, message).with_hint(format!("it has: {}", known.join(", "))));
+        }
+    }
+    let place = |location: &str| {
+        let mapped = restore.tablespaces.iter().find(|(old, _)| old == Path::new(location));
+        mapped.map_or_else(|| PathBuf::from(location), |(_, new)| new.clone())
+    };
+    Ok(tablespaces.iter().map(|tablespace| (tablespace.oid, place(&tablespace.location))).collect())
+}
+
+/// Takes the directory and the tablespaces, makes all directories, and clears away what does not belong there.
+async fn claim(
+    restore: &Restore,
+    manifest: &Arc<Manifest>,
+    locations: &BTreeMap<u32, PathBuf>,
+) -> Result<Arc<RestoreDir>, Failure> {
+    let (to, over_old, manifest, locations) =
+        (restore.to.clone(), restore.delta, Arc::clone(manifest), locations.clone());
+    let claiming = tokio::task::spawn_blocking(move || {
+        let dir = RestoreDir::claim(&to, over_old)?;
+        for (oid, location) in &locations {
+            dir.make_tablespace(*oid, location)?;
+        }
+        for entry in &manifest.directories {
+            dir.make_directory(&entry.directory, entry.mode)?;
+        }
+        if dir.may_have_files() {
+            let directories: BTreeSet<_> = manifest.directories.iter().map(|entry| &entry.directory).collect();
+            let files = manifest.files.iter().map(|entry| &entry.file);
+            let files: BTreeSet<_> = files.filter(|file| file.as_bytes() != LEFT_OUT.as_bytes()).collect();
+            dir.remove_others(&directories, &files)?;
+        }
+        Ok(dir)
+    });
+    match claiming.await {
+        Ok(Ok(dir)) => Ok(Arc::new(dir)),
+        Ok(Err(RestoreDirError::Io(error))) => Err(Failure::new(FailureKind::LocalIo, error.to_string())),
+        Ok(Err(RestoreDirError::Refused(why))) => Err(Failure::new(FailureKind::Usage, why)
+            .with_hint("name an empty directory with `--to`; `--delta` restores over a stopped cluster")),
+        Err(_) => Err(Failure::new(FailureKind::Internal, "a thread failed")),
+    }
+}
+
+/// Writes the recovery settings and the signal file.
+fn settle(dir: &RestoreDir, recovery: &RecoverySettings) -> std::io::Result<()> {
+    const SETTINGS: &str = "postgresql.auto.conf";
+    let mut settings = dir.read(SETTINGS)?;
+    settings.extend(recovery.to_conf().into_bytes());
+    dir.write("", SETTINGS, &settings)?;
+    // The backup of a standby, or of a restored server, brings its own along.
+    dir.remove(recovery.mode.other_signal_file())?;
+    dir.write("", recovery.mode.signal_file(), b"")
+}
+
+/// Settings that are lower than where the backup comes from, as far as they stand in the data directory.
+fn warnings(dir: &RestoreDir, manifest: &Manifest) -> Result<Vec<String>, Failure> {
+    let mut text = Vec::new();
+    for file in ["postgresql.conf", "postgresql.auto.conf"] {
+        text.extend(dir.read(file).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?);
+        text.push(b'\n');
+    }
+    let text = String::from_utf8_lossy(&text);
+    let mut warnings = Vec::new();
+    for (name, needed) in manifest.summary.settings.limits() {
+        let set = text.lines().filter_map(|line| value_of(line, name)).next_back();
+        if let Some(set) = set.filter(|set| *set < needed) {
+            warnings.push(format!(
+                "`{name}` is {set}, but was {needed} where the backup comes from: PostgreSQL will not recover with less"
+            ));
+        }
+    }
+    Ok(warnings)
+}
+
+/// The number that a line of a configuration file gives to this setting.
+fn value_of(line: &str, name: &str) -> Option<u32> {
+    let rest = line.trim_start().strip_prefix(name)?;
+    let value = rest.trim_start().trim_start_matches('=').split('#').next()?.trim();
+    value.trim_matches('\'').parse().ok()
+}

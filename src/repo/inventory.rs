@@ -1,0 +1,357 @@
+//! What a generation holds, from one pass over its listing: WAL by timeline, backups, and what is not known.
+//!
+//! Only backups' summaries and history files are read, and one segment's header where no backup tells how long segments are.
+//! Memory grows with the number of backups and gaps, and by four bytes a segment. Damage is part of the inventory; a store that
+//! does not answer is an error, for then nobody knows.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+
+use super::archive::ReadBounds;
+use super::backups::BackupListing;
+use super::error::RepoError;
+use super::identity::Identity;
+use super::layout::{Generation, Layout, WalKey};
+use super::manifest::BackupSummary;
+use super::wal_object::Expected;
+use super::wal_runs::{Run, Runs};
+use super::{BackupId, Repository, backups};
+use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::storage::object_store::Visit;
+use crate::storage::{Listed, ObjectStoreExt};
+
+/// All that one generation of a repository holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// Which generation.
+    pub generation: Generation,
+    /// Its cluster.
+    pub ident: ClusterIdent,
+    /// The length of its segments. Without any segment or backup, the default.
+    pub segment_size: SegmentSize,
+    /// The timelines of which there is anything, even if only a history file.
+    pub timelines: BTreeMap<TimelineId, TimelineWal>,
+    /// The backups, whole or not, in the order of their names.
+    pub backups: Vec<StoredBackup>,
+    /// Objects that this pgark does not know.
+    pub unknown: Unknown,
+}
+
+/// The WAL of one timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimelineWal {
+    /// Its whole segments.
+    pub segments: Runs,
+    /// Segments of which an unfinished copy is there.
+    pub partials: Vec<SegmentNumber>,
+    /// Segments in which a base backup began, by PostgreSQL's notes.
+    pub notes: Vec<SegmentNumber>,
+    /// Where it comes from.
+    pub history: History,
+    /// Bytes of all its objects.
+    pub stored_bytes: u64,
+    /// When the newest of them was stored, by the store's clock.
+    pub newest: Option<Timestamp>,
+}
+
+/// A timeline's history file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum History {
+    /// It is not in the repository.
+    #[default]
+    Absent,
+    /// What it says.
+    Known(HistoryFile),
+    /// It cannot be read.
+    Damaged(String),
+}
+
+/// A backup, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBackup {
+    /// What the listing says.
+    pub listing: BackupListing,
+    /// What its manifest says.
+    pub state: BackupState,
+}
+
+/// Whether a backup exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupState {
+    /// It does.
+    Whole(Box<BackupSummary>),
+    /// Its manifest cannot be used.
+    Damaged(String),
+    /// It has no manifest: still being taken, or never finished.
+    Unfinished,
+}
+
+/// Objects that this pgark does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// How many.
+    pub count: u64,
+    /// The first few keys.
+    pub examples: Vec<String>,
+}
+
+const MOST_EXAMPLES: usize = 5;
+/// Small reads at once.
+const READS: usize = 8;
+const PAGE: usize = 1000;
+
+impl Inventory {
+    /// The backups that exist.
+    pub fn whole_backups(&self) -> impl Iterator<Item = &BackupSummary> {
+        self.backups.iter().filter_map(StoredBackup::summary)
+    }
+
+    /// A backup by its name.
+    pub fn backup(&self, id: BackupId) -> Option<&StoredBackup> {
+        self.backups.iter().find(|backup| backup.listing.id == id)
+    }
+
+    /// A timeline's WAL, if there is any.
+    pub fn timeline(&self, timeline: TimelineId) -> Option<&TimelineWal> {
+        self.timelines.get(&timeline)
+    }
+
+    /// The history files that can be read.
+    pub fn histories(&self) -> impl Iterator<Item = &HistoryFile> {
+        self.timelines.values().filter_map(|wal| match &wal.history {
+            History::Known(history) => Some(history),
+            _ => None,
+        })
+    }
+
+    /// The bytes of all WAL objects.
+    pub fn wal_bytes(&self) -> u64 {
+        self.timelines.values().map(|wal| wal.stored_bytes).sum()
+    }
+
+    /// The bytes of all backups' objects, whole or not.
+    pub fn backup_bytes(&self) -> u64 {
+        self.backups.iter().map(|backup| backup.listing.stored_bytes).sum()
+    }
+}
+
+impl StoredBackup {
+    /// The summary of a backup that exists.
+    pub fn summary(&self) -> Option<&BackupSummary> {
+        match &self.state {
+            BackupState::Whole(summary) => Some(summary),
+            _ => None,
+        }
+    }
+}
+
+impl Unknown {
+    fn note(&mut self, name: &str) {
+        self.count += 1;
+        if self.examples.len() < MOST_EXAMPLES {
+            self.examples.push(name.to_owned());
+        }
+    }
+}
+
+impl Repository {
+    /// Takes the inventory of a generation: one listing, and some small reads.
+    pub async fn take_inventory(&self, identity: &Identity) -> Result<Inventory, RepoError> {
+        let (generation, ident) = (identity.generation, identity.ident());
+        let mut pass = Pass::new(&self.layout);
+        let everything = self.layout.generation(generation);
+        self.store.visit_after(&everything, None, PAGE, |listed| pass.take(listed)).await?;
+        let Pass { mut timelines, backups: listings, mut unknown, .. } = pass;
+        let backups = self.read_backups(generation, ident, listings).await?;
+        self.read_histories(generation, ident, &mut timelines).await?;
+        let segment_size = self.segment_size(generation, &backups, &timelines).await?;
+        for (timeline, wal) in &mut timelines {
+            wal.number(*timeline, segment_size, &mut unknown);
+        }
+        Ok(Inventory { generation, ident, segment_size, timelines, backups, unknown })
+    }
+
+    async fn read_backups(
+        &self,
+        generation: Generation,
+        ident: ClusterIdent,
+        listings: Vec<BackupListing>,
+    ) -> Result<Vec<StoredBackup>, RepoError> {
+        let reads = listings.into_iter().map(|listing| async move {
+            let state = match listing.complete {
+                false => BackupState::Unfinished,
+                true => match self.read_summary(generation, listing.id).await {
+                    Ok(Some(summary)) if summary.ident() != ident => {
+                        BackupState::Damaged(format!("it is of another cluster ({})", summary.ident()))
+                    }
+                    Ok(Some(summary)) => BackupState::Whole(Box::new(summary)),
+                    // Deleted since it was listed.
+                    Ok(None) => BackupState::Unfinished,
+                    Err(RepoError::Damaged { key, reason }) => BackupState::Damaged(format!("`{key}`: {reason}")),
+                    Err(error) => return Err(error),
+                },
+            };
+            Ok(StoredBackup { listing, state })
+        });
+        let outcomes: Vec<_> = stream::iter(reads).buffered(READS).collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    async fn read_histories(
+        &self,
+        generation: Generation,
+        ident: ClusterIdent,
+        timelines: &mut BTreeMap<TimelineId, TimelineWal>,
+    ) -> Result<(), RepoError> {
+        let archive = &self.archive(generation);
+        let wanted = timelines.iter().filter(|(_, wal)| wal.history != History::Absent).map(|(timeline, _)| *timeline);
+        let reads = wanted.collect::<Vec<_>>().into_iter().map(|timeline| async move {
+            let expected = Expected { name: WalName::History(timeline), ident: Some(ident), segment_size: None };
+            let history = match archive.read(expected, Vec::new(), &ReadBounds::default()).await {
+                Ok(Some((_, text))) => match HistoryFile::parse(timeline, &text) {
+                    Ok(history) => History::Known(history),
+                    Err(error) => History::Damaged(error.to_string()),
+                },
+                Ok(None) => History::Absent,
+                Err(RepoError::Damaged { key, reason }) => History::Damaged(format!("`{key}`: {reason}")),
+                Err(error) => return Err(error),
+            };
+            Ok((timeline, history))
+        });
+        let outcomes: Vec<Result<_, RepoError>> = stream::iter(reads).buffered(READS).collect().await;
+        for outcome in outcomes {
+            let (timeline, history) = outcome?;
+            timelines.entry(timeline).or_default().history = history;
+        }
+        Ok(())
+    }
+
+    /// A backup tells it; else the header of the first or the last segment.
+    async fn segment_size(
+        &self,
+        generation: Generation,
+        backups: &[StoredBackup],
+        timelines: &BTreeMap<TimelineId, TimelineWal>,
+    ) -> Result<SegmentSize, RepoError> {
+        let told = backups.iter().rev().find_map(|backup| backup.summary().and_then(BackupSummary::segment_size));
+        if let Some(size) = told {
+            return Ok(size);
+        }
+        let named = |timeline: &TimelineId, number| WalName::Segment(RAW.name(*timeline, number));
+        let first = timelines.iter().find_map(|(t, wal)| wal.segments.first().map(|n| named(t, n)));
+        let last = timelines.iter().rev().find_map(|(t, wal)| wal.segments.last().map(|n| named(t, n)));
+        let partial = timelines
+            .iter()
+            .find_map(|(t, wal)| wal.partials.first().map(|number| WalName::Partial(RAW.name(*t, *number))));
+        let mut failure = None;
+        for name in [first, last, partial].into_iter().flatten() {
+            match self.archive(generation).header_of(name).await {
+                Ok(Some(header)) => {
+                    if let Some(size) = header.segment_size.and_then(|bytes| SegmentSize::new(bytes).ok()) {
+                        return Ok(size);
+                    }
+                }
+                Ok(None) => {}
+                Err(error @ RepoError::Damaged { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        failure.map_or(Ok(SegmentSize::DEFAULT), Err)
+    }
+}
+
+/// While the length of segments is not known they are numbered as if they were of the smallest, which has room for every name.
+const RAW: SegmentSize = SegmentSize::SMALLEST;
+
+/// What was seen of the listing so far.
+struct Pass<'a> {
+    layout: &'a Layout,
+    timelines: BTreeMap<TimelineId, TimelineWal>,
+    backups: Vec<BackupListing>,
+    unknown: Unknown,
+}
+
+impl<'a> Pass<'a> {
+    fn new(layout: &'a Layout) -> Self {
+        Pass { layout, timelines: BTreeMap::new(), backups: Vec::new(), unknown: Unknown::default() }
+    }
+
+    fn take(&mut self, listed: &Listed) -> Visit {
+        if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
+            backups::note_piece(&mut self.backups, id, piece, listed);
+            return Visit::More;
+        }
+        let known = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key));
+        let name = match known {
+            Some((_, WalKey::File(name))) => name,
+            Some((_, WalKey::OtherPartial(segment, _))) => WalName::Partial(segment),
+            None => {
+                self.unknown.note(&listed.name);
+                return Visit::More;
+            }
+        };
+        let Some(number) = name.segment().map_or(Some(SegmentNumber(0)), |segment| RAW.number(segment).ok()) else {
+            self.unknown.note(&listed.name);
+            return Visit::More;
+        };
+        let stored = listed.modified.and_then(|time| Timestamp::try_from(time).ok());
+        let wal = self.timelines.entry(name.timeline()).or_default();
+        wal.stored_bytes += listed.size;
+        wal.newest = wal.newest.max(stored);
+        match name {
+            WalName::Segment(_) => wal.segments.append(Run::of(number, listed.size, stored)),
+            WalName::Partial(_) if wal.partials.last() == Some(&number) => {}
+            WalName::Partial(_) => wal.partials.push(number),
+            WalName::Backup { .. } => wal.notes.push(number),
+            // Read later.
+            WalName::History(_) => wal.history = History::Damaged(String::new()),
+        }
+        Visit::More
+    }
+}
+
+impl TimelineWal {
+    /// Goes over from the provisional numbers to those of the cluster's segment size.
+    fn number(&mut self, timeline: TimelineId, size: SegmentSize, unknown: &mut Unknown) {
+        let name = |number: SegmentNumber| -> SegmentName { RAW.name(timeline, number) };
+        let mut segments = Runs::default();
+        for mut run in std::mem::take(&mut self.segments).into_vec() {
+            // Piece by piece within 4 GiB: there, numbers are consecutive whatever the size.
+            loop {
+                let to_border = RAW.segments_per_log() - run.first.0 % RAW.segments_per_log();
+                let (piece, rest) = run.cut(to_border);
+                let room = size.segments_per_log().saturating_sub(u64::from(name(piece.first).segment));
+                let beyond = match size.number(name(piece.first)) {
+                    Ok(first) => {
+                        let (fitting, beyond) = piece.cut(room);
+                        segments.append(fitting.moved_to(first));
+                        beyond
+                    }
+                    Err(_) => Some(piece),
+                };
+                for number in beyond.iter().flat_map(|beyond| beyond.first.0..=beyond.last().0) {
+                    unknown.note(&name(SegmentNumber(number)).to_string());
+                }
+                match rest {
+                    Some(rest) => run = rest,
+                    None => break,
+                }
+            }
+        }
+        self.segments = segments;
+        let place = |number: &SegmentNumber| size.number(name(*number)).ok();
+        self.partials = self.partials.iter().filter_map(place).collect();
+        self.notes = self.notes.iter().filter_map(place).collect();
+    }
+
+    /// The last segment that must have been whole once: it is there, or something of the next one is.
+    pub fn last_trace(&self) -> Option<SegmentNumber> {
+        let before = |numbers: &[SegmentNumber]| {
+            let last = numbers.iter().max().and_then(|number| number.0.checked_sub(1));
+            last.map(SegmentNumber)
+        };
+        self.segments.last().max(before(&self.partials)).max(before(&self.notes))
+    }
+}

@@ -1,0 +1,251 @@
+//! From a target to a restore plan, or to the reason why there is none. Pure: what must be read is asked for.
+//!
+//! The backup is the newest one that *stopped* before the target and lies on the way to the target's timeline. One that is damaged, or
+//! lacks WAL between its own start and stop, is passed over with a warning. Behind its stop an older one needs the same WAL: where
+//! that is missing there is no way at all.
+//!
+//! A target that PostgreSQL would not reach is refused here: recovery to it would end with an error, or, to the end of the archive,
+//! with a loss.
+
+use super::inventory::{BackupState, Inventory};
+use super::restore_plan::{Missing, Position, Proof, RestorePlan, Unreachable, WalRange};
+use super::restore_target::{Indexes, Request, SegmentIndex, Target};
+use super::routes::{Route, routes};
+use super::timeline_path::TimelineSpan;
+use crate::postgres::{Lsn, SegmentName, SegmentNumber};
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// So it is done.
+    Plan(Box<RestorePlan>),
+    /// It cannot be done.
+    Unreachable(Box<Unreachable>),
+    /// It depends on what these segments hold: ask again with their indexes. Never empty, and never what is known.
+    Ask(Vec<SegmentName>),
+}
+
+/// Why there is no plan (yet).
+#[derive(Debug)]
+pub(super) enum Stop {
+    Unreachable(Box<Unreachable>),
+    Ask(Vec<SegmentName>),
+}
+
+impl From<Unreachable> for Stop {
+    fn from(why: Unreachable) -> Self {
+        Stop::Unreachable(Box::new(why))
+    }
+}
+
+/// Makes a plan. Targets that are times, transactions and restore points need to know what segments hold: the first answers are
+/// [`Selection::Ask`].
+pub fn select(inventory: &Inventory, request: &Request, indexes: &Indexes) -> Selection {
+    let selector = Selector { inventory, request, indexes };
+    match selector.decide() {
+        Ok(plan) => Selection::Plan(Box::new(plan)),
+        Err(Stop::Unreachable(why)) => Selection::Unreachable(why),
+        Err(Stop::Ask(segments)) => Selection::Ask(segments),
+    }
+}
+
+pub(super) struct Selector<'a> {
+    pub(super) inventory: &'a Inventory,
+    pub(super) request: &'a Request,
+    pub(super) indexes: &'a Indexes,
+}
+
+impl<'a> Selector<'a> {
+    fn decide(&self) -> Result<RestorePlan, Stop> {
+        let routes = routes(self.inventory, self.request)?;
+        match &self.request.target {
+            Target::Immediate => self.immediate(&routes),
+            Target::Latest => self.latest(&routes),
+            Target::Lsn(lsn) => self.lsn(&routes, *lsn),
+            Target::Time(time) => self.time(&routes, *time),
+            Target::Xid(xid) => self.transaction(&routes, *xid),
+            Target::Name(name) => self.restore_point(&routes, name),
+        }
+    }
+
+    fn immediate(&self, routes: &[Route<'a>]) -> Result<RestorePlan, Stop> {
+        let (route, passed_over) = self.newest(routes, |_| true)?;
+        Ok(self.plan(route, route.stop, Proof::BackupIsWhole).with_warnings(passed_over))
+    }
+
+    fn latest(&self, routes: &[Route<'a>]) -> Result<RestorePlan, Stop> {
+        let (route, passed_over) = self.newest(routes, |_| true)?;
+        match route.end() {
+            Some(last) if route.reach.went_on.is_none() && self.stray(route).is_none() => {
+                let proof = Proof::EndOfArchive { last: route.path.name(last) };
+                let mut plan = self.plan(route, last, proof).with_warnings(passed_over);
+                let begin = route.path.steps().last().map(|step| step.begin).unwrap_or_default();
+                if route.path.owner(last) != route.timeline {
+                    let timeline = route.timeline.get();
+                    plan.warnings.push(format!("nothing that timeline {timeline} wrote since {begin} is archived yet"));
+                }
+                self.warn_of_unknown(&mut plan);
+                Ok(plan)
+            }
+            _ => Err(self.out_of_reach(route, None, None).into()),
+        }
+    }
+
+    fn lsn(&self, routes: &[Route<'a>], lsn: Lsn) -> Result<RestorePlan, Stop> {
+        let (route, passed_over) = self.newest(routes, |route| route.backup.stop_lsn <= lsn)?;
+        let needed = self.inventory.segment_size.containing(lsn);
+        match route.end() {
+            Some(last) if needed <= last => {
+                let segment = route.path.name(needed);
+                let proof = Proof::SegmentIsThere { segment, last: needed == last };
+                Ok(self.plan(route, needed.max(route.stop), proof).with_warnings(passed_over))
+            }
+            _ => Err(self.out_of_reach(route, Some(needed), None).into()),
+        }
+    }
+
+    /// The newest backup that ended early enough and can be made consistent, and what to say of newer ones that cannot: of two that
+    /// were taken at the same time, the one that ended first may do without what the other lacks.
+    pub(super) fn newest<'r>(
+        &self,
+        routes: &'r [Route<'a>],
+        early_enough: impl Fn(&Route<'a>) -> bool,
+    ) -> Result<(&'r Route<'a>, Vec<String>), Stop> {
+        let (mut passed_over, mut failure) = (Vec::new(), None);
+        let early = routes.iter().filter(|route| early_enough(route));
+        // The newest decides about the way, where that is the backup's own.
+        let way = early.clone().next().map(|newest| &newest.path);
+        for route in early.filter(|route| Some(&route.path) == way) {
+            if route.end().is_some() {
+                return Ok((route, passed_over));
+            }
+            let why = self.out_of_reach(route, None, None);
+            passed_over.push(format!("backup `{}` is newer, but: {why}", route.backup.id));
+            failure.get_or_insert(why);
+        }
+        let first = &routes[routes.len() - 1].backup;
+        let too_late = || Unreachable::BeforeFirstBackup {
+            target: self.request.target.clone(),
+            backup: first.id,
+            stop: first.stop_lsn,
+            stopped: first.stopped,
+            asked_for: self.request.backup.is_some(),
+        };
+        Err(failure.unwrap_or_else(too_late).into())
+    }
+
+    /// The plan that replays everything up to a segment that is there.
+    pub(super) fn plan(&self, route: &Route<'a>, last: SegmentNumber, proof: Proof) -> RestorePlan {
+        let size = self.inventory.segment_size;
+        let range = |part: TimelineSpan| WalRange {
+            first: part.first_name(size),
+            last: part.last_name(size),
+            segments: part.span.count(),
+            stored_bytes: self.inventory.timeline(part.timeline).map_or(0, |wal| wal.segments.bytes(part.span)),
+        };
+        let path = route.path.steps().iter().skip_while(|step| step.timeline != route.backup.timeline);
+        let mut plan = RestorePlan {
+            backup: route.backup.clone(),
+            timeline: route.timeline,
+            path: path.copied().collect(),
+            wal: route.path.spans(route.first, last).into_iter().map(range).collect(),
+            proof,
+            warnings: Vec::new(),
+        };
+        self.warn_of_damaged(&mut plan);
+        self.warn_of_history(&mut plan);
+        plan
+    }
+
+    fn warn_of_damaged(&self, plan: &mut RestorePlan) {
+        let begun = plan.backup.id.begun();
+        for backup in &self.inventory.backups {
+            let id = backup.listing.id;
+            if let BackupState::Damaged(reason) = &backup.state
+                && id.begun() >= begun
+                && self.request.backup.is_none()
+            {
+                plan.warnings.push(format!("backup `{id}` is newer, but damaged: {reason}"));
+            }
+        }
+    }
+
+    /// The server's last question is for the next timeline's history file: one that is missing in between stops it.
+    fn warn_of_history(&self, plan: &mut RestorePlan) {
+        let highest = super::routes::highest_timeline(self.inventory);
+        let known = |timeline| {
+            let wal = self.inventory.timeline(timeline);
+            wal.is_some_and(|wal| wal.history != super::inventory::History::Absent)
+        };
+        let above = (plan.timeline.get() + 1..=highest.get()).filter_map(crate::postgres::TimelineId::new);
+        if let Some(missing) = above.into_iter().find(|timeline| !known(*timeline)) {
+            plan.warnings.push(format!(
+                "`{missing}.history` is missing, though there is a timeline {}: a server that shall be promoted at the target stops \
+                 there",
+                highest.get()
+            ));
+        }
+    }
+
+    fn warn_of_unknown(&self, plan: &mut RestorePlan) {
+        let unknown = &self.inventory.unknown;
+        if let Some(example) = unknown.examples.first() {
+            let count = unknown.count;
+            plan.warnings.push(format!(
+                "{count} objects are not known to this pgark, `{example}` for one: recovery may stop at one"
+            ));
+        }
+    }
+
+    /// Where PostgreSQL would look in place of the first segment that is not there.
+    fn stray(&self, route: &Route<'a>) -> Option<SegmentName> {
+        let current = route.reach.there.last().map_or(route.backup.timeline, |there| there.timeline);
+        route.path.stray(self.inventory, current, route.reach.next.1)
+    }
+
+    /// Why nothing behind the reach can be restored.
+    pub(super) fn out_of_reach(
+        &self,
+        route: &Route<'a>,
+        needed: Option<SegmentNumber>,
+        last_commit: Option<jiff::Timestamp>,
+    ) -> Unreachable {
+        let (inventory, target) = (self.inventory, self.request.target.clone());
+        let size = inventory.segment_size;
+        let (timeline, next) = route.reach.next;
+        let missing = |to| {
+            let missing = route.path.missing(inventory, next, to).into_iter();
+            missing.map(|missing| Missing::of(missing, size)).collect()
+        };
+        let backup = route.backup.id;
+        let Some(last) = route.end() else {
+            return Unreachable::Gap { target, backup, missing: missing(route.stop), newest: None };
+        };
+        let newest = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
+        if let Some(went_on) = route.reach.went_on {
+            let to = needed.map_or(went_on, |needed| needed.min(went_on));
+            return Unreachable::Gap { target, backup, missing: missing(to), newest: Some(newest) };
+        }
+        if let Some(stray) = self.stray(route) {
+            let fork = route.path.step(timeline).map(|step| step.begin).unwrap_or_default();
+            return Unreachable::ForkNotArchived { timeline, fork, missing: route.path.name(next), stray, newest };
+        }
+        if let (Target::Lsn(lsn), Some(needed)) = (&target, needed) {
+            let left = route.path.steps().iter().rev().filter_map(|step| Some((step.timeline, step.end?)));
+            let has = |timeline| inventory.timeline(timeline).is_some_and(|wal| wal.segments.has(needed));
+            if let Some((parent, left_at)) = left.into_iter().find(|(timeline, end)| end <= lsn && has(*timeline)) {
+                return Unreachable::BehindTheFork { lsn: *lsn, timeline: route.timeline, parent, left_at };
+            }
+        }
+        Unreachable::Beyond { target, newest, last_commit }
+    }
+
+    /// What a segment on the way holds: `None` if it does not tell.
+    pub(super) fn index(&self, route: &Route<'a>, number: SegmentNumber) -> Result<Option<&'a SegmentIndex>, Stop> {
+        let name = route.path.name(number);
+        match self.indexes.get(&name) {
+            Some(index) => Ok(index.as_ref()),
+            None => Err(Stop::Ask(vec![name])),
+        }
+    }
+}
