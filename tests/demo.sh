@@ -25,6 +25,7 @@ clean_up() {
 }
 trap clean_up EXIT
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+ours() { as_server "$place/pgark" --repo "file://$place/archive" "$@"; }
 sql() { as_server psql -X -q -At -v ON_ERROR_STOP=1 "$@"; }
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", b - a }'; }
@@ -39,21 +40,20 @@ wal_level = replica
 archive_mode = on
 archive_command = '$place/pgark --repo file://$place/archive wal-push %p %f'
 archive_timeout = 60
-restore_command = '$place/pgark --repo file://$place/archive wal-fetch %f %p'
 CONF
 as_server pg_ctl -D "$place/primary" -l "$place/primary.log" -w -s start
-grep -E '^(archive|restore)_command' "$place/primary/postgresql.conf"
+grep -E '^archive_command' "$place/primary/postgresql.conf"
 
 say '2. pgark check'
-as_server "$place/pgark" --repo "file://$place/archive" check || [ $? = 1 ]
+ours --pgdata "$place/primary" check || [ $? = 1 ]
 
-say '3. A base backup, then some orders'
-as_server pg_basebackup -D "$place/restored" -c fast -X none
+say '3. pgark basebackup, then some orders'
+ours --pgdata "$place/primary" basebackup --label 'the demo'
 sql -c 'create table orders (id int primary key, what text, placed timestamptz default clock_timestamp())'
 sql -c "insert into orders select i, 'order ' || i from generate_series(1, 1000) i"
 sql -c "insert into orders values (1001, 'the last order before the accident')"
 sleep 1
-before=$(sql -c 'select clock_timestamp()')
+before=$(sql -c "set timezone = 'UTC'" -c "select clock_timestamp()")
 sleep 1
 
 say "4. The accident: somebody drops the table, a moment after $before"
@@ -72,14 +72,9 @@ say '5. And the whole server is lost'
 as_server pg_ctl -D "$place/primary" stop -m immediate -s
 rm -rf "$place/primary"
 
-say "6. Restore to $before"
+say "6. pgark restore to $before"
 restoring=$(now)
-as_server tee -a "$place/restored/postgresql.auto.conf" >/dev/null <<CONF
-recovery_target_time = '$before'
-recovery_target_action = 'promote'
-archive_mode = off
-CONF
-as_server touch "$place/restored/recovery.signal"
+ours restore --to "$place/restored" --target-time "$before"
 as_server pg_ctl -D "$place/restored" -l "$place/restored.log" -w -s start
 for _ in $(seq 300); do [ "$(sql -c 'select pg_is_in_recovery()')" = f ] && break; sleep 0.1; done
 restored=$(now)
