@@ -53,7 +53,7 @@ pub(super) async fn close(
 
     let modified = closing.stopped.at.as_second();
     let number = manifest.parts.len() as u32 + 1;
-    let mut last = LastPart { writer: PartWriter::new(settings.level).map_err(local)?, number, modified };
+    let mut last = LastPart { writer: PartWriter::new(settings.level, 0).map_err(local)?, number, modified };
     last.add("backup_label", &closing.stopped.label, &mut summed)?;
     let control = closing.control.as_slice();
     let in_manifest = verifiable(begun, closing, &summed, control).map_err(local)?;

@@ -92,7 +92,8 @@ impl Packing {
 
     /// Reads and packs a part behind these headers of directories.
     pub fn pack(&self, plan: &PartPlan, directories: &[u8]) -> io::Result<PackedPart> {
-        let mut writer = PartWriter::new(self.level)?;
+        let plain: u64 = plan.pieces.iter().map(|piece| piece.to - piece.from).sum();
+        let mut writer = PartWriter::new(self.level, directories.len() + plain as usize)?;
         writer.between(directories)?;
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {

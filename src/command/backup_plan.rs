@@ -32,7 +32,7 @@ impl Piece {
 }
 
 /// Plain bytes in a part: whole pages, and little enough to be held in memory more than once.
-pub const PART: u64 = 32 << 20;
+pub const PART: u64 = 24 << 20;
 /// Files in a part: an object of tiny files shall not become a very long list.
 const MOST_FILES: usize = 8192;
 

@@ -70,6 +70,9 @@ pub struct BackupReport {
     pub passed_over: Vec<String>,
 }
 
+/// How often is looked whether a segment has arrived.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Takes the backup.
 pub async fn run(
     settings: Basebackup,
@@ -217,7 +220,7 @@ async fn prove_archiving(
             let message = format!("the server has archived `{segment}`, but not into {}", repository.describe());
             return Err(Failure::new(FailureKind::Server, message).with_hint(hint));
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(LOOK).await;
     }
     let waited = humantime::format_duration(settings.archive_wait);
     let message =
@@ -233,9 +236,9 @@ fn is_archived(last: &str, segment: WalName) -> bool {
 
 /// Ends when the session does: then the copy is worthless.
 async fn watch(session: &BackupSession) -> Failure {
-    const LOOK: Duration = Duration::from_secs(5);
+    const PULSE: Duration = Duration::from_secs(5);
     loop {
-        sleep(LOOK).await;
+        sleep(PULSE).await;
         if let Err(error) = session.is_alive().await {
             return Failure::from(error).context("the session of the backup was lost");
         }
@@ -325,7 +328,7 @@ async fn wait_for_wal(settings: &Basebackup, repository: &Repository, backup: &B
             };
             return Err(Failure::new(FailureKind::Server, message).with_hint(hint));
         }
-        sleep(Duration::from_millis(500)).await;
+        sleep(LOOK).await;
     }
 }
 

@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn packed(sizes: &[usize]) -> (Vec<u8>, Vec<Vec<u8>>, Vec<WantedExtent>) {
-        let mut writer = PartWriter::new(1).unwrap();
+        let mut writer = PartWriter::new(1, 0).unwrap();
         let mut contents = Vec::new();
         let mut extents = Vec::new();
         for (index, size) in sizes.iter().enumerate() {

@@ -47,14 +47,14 @@ impl PartWriter {
     /// Plain bytes in a frame, but for the last one of an extent.
     pub const FRAME: usize = 1 << 20;
 
-    /// An empty part.
-    pub fn new(level: i32) -> io::Result<Self> {
+    /// An empty part, for about so many plain bytes. Room that they do not need is never touched.
+    pub fn new(level: i32, plain: usize) -> io::Result<Self> {
         let mut compressor = Compressor::new(level)?;
         compressor.set_parameter(CParameter::ChecksumFlag(true))?;
         Ok(PartWriter {
             compressor,
             frame: Vec::with_capacity(Self::FRAME),
-            packed: Vec::new(),
+            packed: Vec::with_capacity(zstd::zstd_safe::compress_bound(plain)),
             scratch: Vec::with_capacity(zstd::zstd_safe::compress_bound(Self::FRAME)),
             extent: None,
         })
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn zstd_opens_what_was_packed_and_every_extent_stands_alone() {
-        let mut writer = PartWriter::new(3).unwrap();
+        let mut writer = PartWriter::new(3, 0).unwrap();
         let large: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         writer.between(b"directories").unwrap();
         let mut extents = Vec::new();
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_part_without_anything_is_still_an_object() {
-        let part = PartWriter::new(3).unwrap().finish().unwrap();
+        let part = PartWriter::new(3, 0).unwrap().finish().unwrap();
         assert!(!part.is_empty());
         assert_eq!(zstd::decode_all(&part[..]).unwrap(), b"");
     }
