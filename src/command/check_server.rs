@@ -1,11 +1,8 @@
-//! The half of `check` that asks PostgreSQL: settings, and a segment on its whole way into the store.
-
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
+//! The half of `check` that asks PostgreSQL: its settings and its archiver.
 
 use super::check::{Check, Finding, Level};
-use crate::postgres::{ClusterIdent, PgMajor, WalName};
+use super::check_switch;
+use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
 use crate::server::session::ServerFacts;
@@ -25,7 +22,7 @@ pub async fn ask(check: &Check, repository: Option<&Repository>) -> Vec<Finding>
     findings.push(archiver(&facts));
     if let Some(repository) = repository {
         findings.push(cluster(&facts, repository).await);
-        findings.push(switch(check, &session, &facts, repository).await);
+        findings.push(check_switch::ask(check, &session, &facts, repository).await);
     }
     findings
 }
@@ -106,48 +103,5 @@ async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {
         Ok(generation) => Finding::ok(CHECK, format!("this server is generation {generation} of the repository")),
         Err(RepoError::NoIdentity { .. }) => Finding::ok(CHECK, "this server will begin generation 1"),
         Err(error) => Finding::failed(CHECK, error.into()),
-    }
-}
-
-async fn switch(check: &Check, session: &Session, facts: &ServerFacts, repository: &Repository) -> Finding {
-    const CHECK: &str = "wal-switch";
-    let unknown = |message: &str, hint: &str| Finding::not_ok(CHECK, Level::Unknown, message, hint);
-    let Some(within) = check.switch_within else {
-        return Finding::ok(CHECK, "not tried, as asked");
-    };
-    let Ok(major) = PgMajor::try_from(facts.version / 10_000) else {
-        return unknown("not tried", "see `server`");
-    };
-    if facts.in_recovery {
-        return Finding::ok(CHECK, "not tried: a standby cannot switch");
-    }
-    let name = match session.switch_wal().await {
-        Ok(name) => name,
-        Err(error) => {
-            let hint = "the user needs the right to execute pg_switch_wal(), or use `--no-switch`";
-            return Finding::not_ok(CHECK, Level::Unknown, error.to_string(), hint);
-        }
-    };
-    let ident = ClusterIdent { system_id: facts.system_id, major };
-    let begin = Instant::now();
-    while begin.elapsed() < within {
-        match arrived(repository, ident, name).await {
-            Ok(true) => {
-                let seconds = begin.elapsed().as_secs_f32();
-                return Finding::ok(CHECK, format!("segment `{name}` was in the store after {seconds:.1} s"));
-            }
-            Ok(false) => sleep(Duration::from_millis(200)).await,
-            Err(error) => return Finding::failed(CHECK, error.into()),
-        }
-    }
-    let message = format!("segment `{name}` was switched but is not in the store after {} s", within.as_secs());
-    Finding::not_ok(CHECK, Level::Fail, message, "the server's log has the reason; `--within` gives it more time")
-}
-
-async fn arrived(repository: &Repository, ident: ClusterIdent, name: WalName) -> Result<bool, RepoError> {
-    match repository.find_generation(ident).await {
-        Ok(generation) => Ok(repository.archive(generation).header_of(name).await?.is_some()),
-        Err(RepoError::NoIdentity { .. }) => Ok(false),
-        Err(error) => Err(error),
     }
 }

@@ -12,6 +12,7 @@ pub mod bounds;
 pub mod check;
 pub mod check_server;
 pub mod check_store;
+pub mod check_switch;
 pub mod failure;
 pub mod init;
 pub mod pace;

@@ -45,6 +45,19 @@ pub struct ServerFacts {
     pub failing: Option<String>,
 }
 
+/// `pg_stat_archiver` at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archiver {
+    /// Files that were archived.
+    pub archived_count: i64,
+    /// The newest of them.
+    pub last_archived: Option<String>,
+    /// Tries that failed.
+    pub failed_count: i64,
+    /// Of which file the last one was.
+    pub last_failed: Option<String>,
+}
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Session {
@@ -96,13 +109,30 @@ impl Session {
         })
     }
 
-    /// Writes a little WAL, ends the segment, and returns its name: it will be archived now.
-    pub async fn switch_wal(&self) -> Result<WalName, ServerError> {
+    /// Writes a little WAL, so that the current segment can be switched, and returns its name.
+    pub async fn current_segment(&self) -> Result<WalName, ServerError> {
         // A transaction with an id writes a commit record: a segment without anything in it is not switched.
         self.one("select txid_current()").await?;
-        let row = self.one("select pg_walfile_name(pg_switch_wal())").await?;
-        let name: String = row.try_get(0).map_err(|e| ServerError(reason(&e)))?;
-        name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
+        // The insert position is never on the boundary of two segments, where `pg_walfile_name` means the one before.
+        wal_name(&self.one("select pg_walfile_name(pg_current_wal_insert_lsn())").await?, 0)
+    }
+
+    /// Ends the current segment, and returns its name: it will be archived now.
+    pub async fn switch_wal(&self) -> Result<WalName, ServerError> {
+        wal_name(&self.one("select pg_walfile_name(pg_switch_wal())").await?, 0)
+    }
+
+    /// What the archiver has done so far.
+    pub async fn archiver(&self) -> Result<Archiver, ServerError> {
+        let sql = "select archived_count, last_archived_wal, failed_count, last_failed_wal from pg_stat_archiver";
+        let row = self.one(sql).await?;
+        let bad = |e: tokio_postgres::Error| ServerError(reason(&e));
+        Ok(Archiver {
+            archived_count: row.try_get(0).map_err(bad)?,
+            last_archived: row.try_get(1).map_err(bad)?,
+            failed_count: row.try_get(2).map_err(bad)?,
+            last_failed: row.try_get(3).map_err(bad)?,
+        })
     }
 
     /// The connection, for questions of other rooms.
@@ -115,6 +145,11 @@ impl Session {
         let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", PATIENCE.as_secs()));
         timeout(PATIENCE, asking).await.map_err(late)?.map_err(|e| ServerError(reason(&e)))
     }
+}
+
+fn wal_name(row: &tokio_postgres::Row, at: usize) -> Result<WalName, ServerError> {
+    let name: String = row.try_get(at).map_err(|e| ServerError(reason(&e)))?;
+    name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
 }
 
 fn configure(conninfo: &Conninfo) -> Result<Config, String> {

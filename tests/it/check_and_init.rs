@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -75,6 +76,55 @@ fn a_server_that_is_set_up_wrong() {
     repository.push(&stranger, "000000010000000000000001").run().quiet_success();
     let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
     assert_eq!(level(&report, "cluster"), "FAIL", "{report}");
+}
+
+/// An object of the right name is no proof: another server may have stored it, or PostgreSQL may not believe it.
+#[test]
+fn a_segment_counts_when_postgresql_archived_it() {
+    let repository = Repository::local();
+    let push = format!("{} wal-push %p %f", binary().display());
+    let builder = || Cluster::builder().conf("archive_timeout = 60");
+    let primary = with_environment(builder().archive_command(&push), &repository).initialise();
+    let place = Scratch::new("clone");
+    let copy = place.path().join("data");
+    let copied = Account::of_servers().run(Command::new("cp").arg("-a").args([primary.data_dir(), &copy])).status();
+    assert!(copied.unwrap().success());
+    let clone = with_environment(builder(), &repository).on_directory(&copy);
+    primary.start();
+    for _ in 0..8 {
+        primary.execute("select txid_current()");
+        primary.switch_wal();
+    }
+    primary.archive_everything(std::time::Duration::from_secs(60));
+    clone.start();
+    let (code, report) = check(&repository, &["--conninfo", &clone.endpoint().conninfo(), "--within", "2s"], &[]);
+    assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "FAIL"), "{report}");
+    assert!(report.to_string().contains("is in the store already"), "{report}");
+
+    // Stored, but the command fails, is killed, or says more than it did.
+    for (command, said) in [
+        (format!("{push} && false"), "archive_command fails for it"),
+        (format!("{push}; kill -9 $$"), "PostgreSQL has not archived it"),
+        ("true".to_owned(), "but it is not in the store"),
+    ] {
+        let repository = Repository::local();
+        let cluster = with_environment(builder().archive_command(&command), &repository).start();
+        let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--within", "3s"], &[]);
+        assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "FAIL"), "{command}: {report}");
+        assert!(report.to_string().contains(said), "{command}: {report}");
+    }
+}
+
+#[test]
+fn without_archiving_nothing_is_switched() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().conf("archive_mode = off").start();
+    let before = cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let begun = std::time::Instant::now();
+    let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo()], &[]);
+    assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "UNKNOWN"), "{report}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+    assert_eq!(cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())"), before);
 }
 
 #[test]
