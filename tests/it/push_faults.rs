@@ -98,6 +98,27 @@ fn a_segment_that_is_still_written_is_refused() {
     repository.push(&cluster, ONE).run().quiet_success();
 }
 
+/// A lost identity is not written anew for whoever comes first, whatever else lies there.
+#[test]
+fn a_lost_identity_is_not_hidden_by_stray_objects() {
+    for repository in Repository::both() {
+        let cluster = FakeCluster::new();
+        cluster.segment(ONE, 1);
+        repository.push(&cluster, ONE).run().quiet_success();
+        repository.remove("main/identity/1.json");
+        for stray in ["main/-x/note", "main/.x", "main/!", "main/01/x"] {
+            repository.put(stray, b"x");
+        }
+        if let Repository::S3(double) = &repository {
+            double.put_raw("pg/main/", b"", &[]);
+        }
+        let other = FakeCluster::with(SYSTEM_ID + 1, 1);
+        other.segment(TWO, 1);
+        repository.push(&other, TWO).run().code(14).says("but no identity");
+        assert!(!repository.keys().iter().any(|key| key.contains("identity/") || key.contains(TWO)));
+    }
+}
+
 #[test]
 fn two_clusters_in_one_place_are_kept_apart() {
     for repository in Repository::both() {
