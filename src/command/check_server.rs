@@ -58,6 +58,10 @@ fn wal_level(facts: &ServerFacts) -> Finding {
 
 fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
     const CHECK: &str = "archive_command";
+    if !facts.archive_library.is_empty() {
+        let message = "archive_library is set: PostgreSQL archives by it, and does not run archive_command";
+        return Finding::not_ok(CHECK, Level::Fail, message, "set `archive_library = ''` and reload");
+    }
     let words: Vec<&str> = facts.archive_command.split_whitespace().collect();
     let program = words.first().copied().unwrap_or_default().trim_matches(['"', '\'']);
     let hint = "set `archive_command = 'pgark wal-push %p %f'`, with the binary's whole path, and reload";

@@ -35,6 +35,8 @@ pub struct ServerFacts {
     pub wal_level: String,
     /// `archive_command`
     pub archive_command: String,
+    /// `archive_library`, of PostgreSQL 15 and newer: where it is set, `archive_command` is not run.
+    pub archive_library: String,
     /// `archive_timeout` in seconds.
     pub archive_timeout: i64,
     /// Whether the server is a standby.
@@ -91,7 +93,8 @@ impl Session {
                  current_setting('wal_level'), current_setting('archive_command'), \
                  (select setting::int8 from pg_settings where name = 'archive_timeout'), pg_is_in_recovery(), \
                  a.failed_count, case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') \
-                 then a.last_failed_wal end from pg_stat_archiver a",
+                 then a.last_failed_wal end, coalesce(current_setting('archive_library', true), '') \
+                 from pg_stat_archiver a",
             )
             .await?;
         let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| ServerError(reason(&e)));
@@ -102,6 +105,7 @@ impl Session {
             archive_mode: text(2)?,
             wal_level: text(3)?,
             archive_command: text(4)?,
+            archive_library: text(9)?,
             archive_timeout: number(5)?,
             in_recovery: row.try_get(6).map_err(|e| ServerError(reason(&e)))?,
             failed_count: number(7)?,

@@ -115,6 +115,20 @@ fn a_segment_counts_when_postgresql_archived_it() {
     }
 }
 
+/// PostgreSQL 15 and newer have another way to archive, which goes before the command.
+#[test]
+fn a_library_that_archives_instead_of_the_command() {
+    let Some(installation) = Installation::all_wanted().into_iter().find(|found| found.major >= 15) else { return };
+    let repository = Repository::local();
+    let command = format!("{} wal-push %p %f", binary().display());
+    let builder = Cluster::builder().installation(installation).archive_command(&command);
+    let cluster = with_environment(builder.conf("archive_library = 'basic_archive'"), &repository).start();
+    let conninfo = cluster.endpoint().conninfo();
+    let (code, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
+    assert_eq!((code, level(&report, "archive_command").as_str()), (2, "FAIL"), "{report}");
+    assert!(report.to_string().contains("archive_library is set"), "{report}");
+}
+
 #[test]
 fn without_archiving_nothing_is_switched() {
     let repository = Repository::local();
