@@ -39,6 +39,7 @@ pub fn run(args: &InitArgs, global: &Global, sources: &Sources, circumstances: &
         pgdata: settings::pgdata(&answered),
         conninfo: settings::conninfo(&answered)?,
         binary: None,
+        read_words: super::archive_command::read,
         switch_within: None,
     };
     let report = block_on(check::run_store(&probe, circumstances))?;

@@ -161,7 +161,7 @@ fn with_settings(cli: Cli) -> u8 {
 }
 
 /// Variables that are not text cannot be settings of ours, but a name of ours with such a value must not be passed over.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
@@ -321,6 +321,7 @@ fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> 
         pgdata: settings::pgdata(sources),
         conninfo: settings::conninfo(sources)?,
         binary: std::env::current_exe().and_then(std::fs::canonicalize).ok(),
+        read_words: super::archive_command::read,
         switch_within: (!args.no_switch).then_some(within),
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::archive_command::ReadWords;
 use super::bounds::bounded;
 use super::failure::Failure;
 use super::{Circumstances, RepositorySettings, check_server, check_store};
@@ -21,6 +22,8 @@ pub struct Check {
     pub conninfo: Conninfo,
     /// This binary, which `archive_command` should run.
     pub binary: Option<PathBuf>,
+    /// Reads the words of `archive_command`.
+    pub read_words: ReadWords,
     /// How long a switched segment may take to arrive; `None`: do not switch.
     pub switch_within: Option<Duration>,
 }

@@ -1,5 +1,6 @@
 //! The half of `check` that asks PostgreSQL: its settings and its archiver.
 
+use super::archive_command::judge;
 use super::check::{Check, Finding, Level};
 use super::check_switch;
 use crate::postgres::{ClusterIdent, PgMajor};
@@ -18,7 +19,7 @@ pub async fn ask(check: &Check, repository: Option<&Repository>) -> Vec<Finding>
         Ok(facts) => facts,
         Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
     };
-    let mut findings = vec![server(&facts), archive_mode(&facts), wal_level(&facts), archive_command(check, &facts)];
+    let mut findings = vec![server(&facts), archive_mode(&facts), wal_level(&facts), archive_command(check, &facts).await];
     findings.push(archiver(&facts));
     if let Some(repository) = repository {
         findings.push(cluster(&facts, repository).await);
@@ -56,27 +57,16 @@ fn wal_level(facts: &ServerFacts) -> Finding {
     }
 }
 
-fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
+async fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
     const CHECK: &str = "archive_command";
     if !facts.archive_library.is_empty() {
         let message = "archive_library is set: PostgreSQL archives by it, and does not run archive_command";
         return Finding::not_ok(CHECK, Level::Fail, message, "set `archive_library = ''` and reload");
     }
-    let words: Vec<&str> = facts.archive_command.split_whitespace().collect();
-    let program = words.first().copied().unwrap_or_default().trim_matches(['"', '\'']);
-    let hint = "set `archive_command = 'pgark wal-push %p %f'`, with the binary's whole path, and reload";
-    let pushes = words.iter().any(|word| matches!(*word, "wal-push" | "archive-push"));
-    if !pushes {
-        let message = format!("archive_command is `{}`: it does not run `pgark wal-push`", facts.archive_command);
-        return Finding::not_ok(CHECK, Level::Fail, message, hint);
-    }
-    let same =
-        check.binary.as_ref().zip(std::fs::canonicalize(program).ok()).is_some_and(|(ours, theirs)| *ours == theirs);
-    if same {
-        return Finding::ok(CHECK, "archive_command runs this binary");
-    }
-    let message = format!("archive_command runs `{program}`, which is not known to be this binary");
-    Finding::not_ok(CHECK, Level::Warning, message, hint)
+    let (text, binary) = (facts.archive_command.clone(), check.binary.clone());
+    let (own, read) = (check.repository.clone(), check.read_words);
+    let judged = tokio::task::spawn_blocking(move || judge(&text, binary.as_deref(), &own, read)).await;
+    judged.unwrap_or_else(|_| Finding::not_ok(CHECK, Level::Unknown, "the thread that reads it failed", "run check again"))
 }
 
 fn archiver(facts: &ServerFacts) -> Finding {

@@ -2,6 +2,7 @@
 //!
 //! Commands print nothing, read no flags or environment and never exit: `cli` does that.
 
+pub mod archive_command;
 pub mod backfill;
 pub mod backup_copy;
 pub mod backup_finish;

@@ -115,6 +115,37 @@ fn a_segment_counts_when_postgresql_archived_it() {
     }
 }
 
+/// The command is read as the shell and this binary read it, and nothing of it is repeated.
+#[test]
+fn commands_that_do_not_archive_here() {
+    let repository = Repository::local();
+    let push = format!("{} wal-push %p %f", binary().display());
+    let cluster = with_environment(Cluster::builder(), &repository).start();
+    let conninfo = cluster.endpoint().conninfo();
+    for (command, expected, said) in [
+        (format!("{push} || true"), "FAIL", "told of success"),
+        (format!("{push} --repo file:///elsewhere"), "FAIL", "archives into file:///elsewhere, cluster `main`"),
+        (format!("{push} --cluster other"), "FAIL", "cluster `other`"),
+        (format!("PGARK_CLUSTER__NAME=other {push}"), "FAIL", "cluster `other`"),
+        (format!("{push} --config /nonexistent/pgark.toml"), "FAIL", "settings cannot be read"),
+        (format!("{push} --help"), "FAIL", "asks for help"),
+        (push.replace("%p ", ""), "FAIL", "`%p` is missing"),
+        (push.replace("wal-push", "wal-fetch"), "FAIL", "its verb is not"),
+        ("AWS_SECRET_ACCESS_KEY=CANARY aws s3 cp %p s3://b/%f".to_owned(), "FAIL", "runs `aws`, not"),
+        (format!("{push} 2>/dev/null"), "WARNING", "messages elsewhere"),
+        (format!("env PGARK_CLUSTER__NAME=main {push}"), "OK", "this binary"),
+    ] {
+        cluster.execute(&format!("alter system set archive_command = '{command}'"));
+        cluster.reload();
+        cluster.wait_until("reloaded", std::time::Duration::from_secs(30), || {
+            cluster.value("show archive_command") == command
+        });
+        let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
+        assert_eq!(level(&report, "archive_command"), expected, "{command}: {report}");
+        assert!(report.to_string().contains(said) && !report.to_string().contains("CANARY"), "{command}: {report}");
+    }
+}
+
 /// PostgreSQL 15 and newer have another way to archive, which goes before the command.
 #[test]
 fn a_library_that_archives_instead_of_the_command() {
