@@ -2,7 +2,7 @@
 
 use super::archive_command::judge;
 use super::check::{Check, Finding, Level};
-use super::check_switch;
+use super::{check_archiver, check_switch};
 use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
@@ -20,7 +20,7 @@ pub async fn ask(check: &Check, repository: Option<&Repository>) -> Vec<Finding>
         Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
     };
     let mut findings = vec![server(&facts), archive_mode(&facts), wal_level(&facts), archive_command(check, &facts).await];
-    findings.push(archiver(&facts));
+    findings.push(check_archiver::judge(&facts));
     if let Some(repository) = repository {
         findings.push(cluster(&facts, repository).await);
         findings.push(check_switch::ask(check, &session, &facts, repository).await);
@@ -67,24 +67,6 @@ async fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
     let (own, read) = (check.repository.clone(), check.read_words);
     let judged = tokio::task::spawn_blocking(move || judge(&text, binary.as_deref(), &own, read)).await;
     judged.unwrap_or_else(|_| Finding::not_ok(CHECK, Level::Unknown, "the thread that reads it failed", "run check again"))
-}
-
-fn archiver(facts: &ServerFacts) -> Finding {
-    match &facts.failing {
-        Some(file) => Finding::not_ok(
-            "archiver",
-            Level::Fail,
-            format!("archiving of `{file}` fails ({} failures so far)", facts.failed_count),
-            "the server's log has pgark's message",
-        ),
-        None if facts.archive_timeout == 0 => Finding::not_ok(
-            "archiver",
-            Level::Warning,
-            "nothing fails, but archive_timeout is 0: on a quiet server a segment may take hours to fill",
-            "set `archive_timeout = 60` or so: it bounds what a lost server loses",
-        ),
-        None => Finding::ok("archiver", format!("nothing fails; archive_timeout is {} s", facts.archive_timeout)),
-    }
 }
 
 async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {

@@ -11,6 +11,7 @@ pub mod backup_plan;
 pub mod basebackup;
 pub mod bounds;
 pub mod check;
+pub mod check_archiver;
 pub mod check_server;
 pub mod check_store;
 pub mod check_switch;

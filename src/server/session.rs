@@ -23,7 +23,7 @@ pub struct Session {
 }
 
 /// What `pg_stat_archiver` and a few settings say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerFacts {
     /// `server_version_num`
     pub version: u32,
@@ -45,6 +45,12 @@ pub struct ServerFacts {
     pub failed_count: i64,
     /// The file that failed last, if nothing was archived since.
     pub failing: Option<String>,
+    /// The newest file that was archived, and how many seconds ago, since the statistics began.
+    pub last_archived: Option<(String, f64)>,
+    /// The segment that is being written, and how many bytes a segment has; of a standby unknown.
+    pub writing: Option<(String, i64)>,
+    /// Files that wait for the archiver, and the age of the oldest in seconds, if the user may see that.
+    pub waiting: Option<(i64, f64)>,
 }
 
 /// `pg_stat_archiver` at a moment.
@@ -93,10 +99,18 @@ impl Session {
                  current_setting('wal_level'), current_setting('archive_command'), \
                  (select setting::int8 from pg_settings where name = 'archive_timeout'), pg_is_in_recovery(), \
                  a.failed_count, case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') \
-                 then a.last_failed_wal end, coalesce(current_setting('archive_library', true), '') \
-                 from pg_stat_archiver a",
+                 then a.last_failed_wal end, coalesce(current_setting('archive_library', true), ''), \
+                 a.last_archived_wal, extract(epoch from now() - a.last_archived_time)::float8, \
+                 case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end, \
+                 (select setting::int8 from pg_settings where name = 'wal_segment_size') from pg_stat_archiver a",
             )
             .await?;
+        let waiting = self
+            .one(
+                "select count(*), coalesce(extract(epoch from now() - min(modification)), 0)::float8 \
+                 from pg_ls_archive_statusdir() where name like '%.ready'",
+            )
+            .await;
         let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| ServerError(reason(&e)));
         let number = |at: usize| row.try_get::<_, i64>(at).map_err(|e| ServerError(reason(&e)));
         Ok(ServerFacts {
@@ -110,6 +124,10 @@ impl Session {
             in_recovery: row.try_get(6).map_err(|e| ServerError(reason(&e)))?,
             failed_count: number(7)?,
             failing: row.try_get(8).map_err(|e| ServerError(reason(&e)))?,
+            last_archived: row.try_get(10).ok().zip(row.try_get(11).ok()),
+            writing: row.try_get(12).ok().zip(row.try_get(13).ok()),
+            // The right to look is that of superusers and of pg_monitor.
+            waiting: waiting.ok().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))),
         })
     }
 

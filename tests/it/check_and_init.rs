@@ -146,6 +146,24 @@ fn commands_that_do_not_archive_here() {
     }
 }
 
+/// A command that is killed is not counted as a failure: only the files that wait tell.
+#[test]
+fn an_archiver_that_fails_without_counting() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().conf("archive_timeout = 60").archive_command("kill -9 $$").start();
+    let conninfo = cluster.endpoint().conninfo();
+    let words = ["--conninfo", &conninfo, "--no-switch"];
+    assert_eq!(level(&check(&repository, &words, &[]).1, "archiver"), "WARNING", "nothing was ever archived");
+    cluster.execute("select txid_current()");
+    let name = cluster.switch_wal();
+    let ready = cluster.data_dir().join(format!("pg_wal/archive_status/{name}.ready"));
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(600);
+    fs::File::options().append(true).open(ready).unwrap().set_modified(long_ago).unwrap();
+    let (code, report) = check(&repository, &words, &[]);
+    assert_eq!((code, level(&report, "archiver").as_str()), (2, "FAIL"), "{report}");
+    assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
+}
+
 /// PostgreSQL 15 and newer have another way to archive, which goes before the command.
 #[test]
 fn a_library_that_archives_instead_of_the_command() {
