@@ -158,7 +158,7 @@ fn secret(sources: &Sources, path: &str) -> Result<Option<Secret>, Failure> {
     match (sources.get(path), sources.get(&file)) {
         (Some(_), Some(_)) => Err(sources.complain(path, format!("and `{file}` exclude each other"))),
         (Some(text), None) => Ok(Some(Secret::new(text))),
-        (None, Some(name)) => Ok(Some(Secret::from_file(name.as_ref())?)),
+        (None, Some(name)) => Ok(Some(Secret::in_file(name, file))),
         (None, None) => Ok(None),
     }
 }

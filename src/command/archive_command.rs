@@ -230,7 +230,11 @@ impl Line {
                 }
                 '&' if chars.peek() == Some(&'&') => {
                     line.end(&mut word, &mut target);
-                    line.note(if chars.any(|c| matches!(c, '|' | ';' | '\n')) { Oddity::Operator } else { Oddity::And });
+                    line.note(if chars.any(|c| matches!(c, '|' | ';' | '\n')) {
+                        Oddity::Operator
+                    } else {
+                        Oddity::And
+                    });
                     break;
                 }
                 '|' | '&' | ';' | '\n' => {

@@ -1,31 +1,34 @@
 //! The half of `check` that asks PostgreSQL: its settings and its archiver.
 
 use super::archive_command::judge;
-use super::check::{Check, Finding, Level};
+use super::check::{Check, Finding, Findings, Level};
 use super::{check_archiver, check_switch};
 use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
-use crate::server::session::ServerFacts;
+use crate::server::session::{ServerError, ServerFacts};
 
-/// The findings about the server, if it can be reached.
-pub async fn ask(check: &Check, repository: Option<&Repository>) -> Vec<Finding> {
+/// Adds what is found about the server, if it can be reached.
+pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings: &Findings) {
     let hint = "run check where the server runs, as its user, or give `--conninfo`";
+    let unknown = |error: ServerError| Finding::not_ok("server", Level::Unknown, error.to_string(), hint);
     let session = match Session::connect(&check.conninfo).await {
         Ok(session) => session,
-        Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
+        Err(error) => return findings.add(unknown(error)),
     };
     let facts = match session.facts().await {
         Ok(facts) => facts,
-        Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
+        Err(error) => return findings.add(unknown(error)),
     };
-    let mut findings = vec![server(&facts), archive_mode(&facts), wal_level(&facts), archive_command(check, &facts).await];
-    findings.push(check_archiver::judge(&facts));
+    findings.add(server(&facts));
+    findings.add(archive_mode(&facts));
+    findings.add(wal_level(&facts));
+    findings.add(archive_command(check, &facts).await);
+    findings.add(check_archiver::judge(&facts));
     if let Some(repository) = repository {
-        findings.push(cluster(&facts, repository).await);
-        findings.push(check_switch::ask(check, &session, &facts, repository).await);
+        findings.add(cluster(&facts, repository).await);
+        findings.add(check_switch::ask(check, &session, &facts, repository).await);
     }
-    findings
 }
 
 fn server(facts: &ServerFacts) -> Finding {
@@ -66,7 +69,9 @@ async fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
     let (text, binary) = (facts.archive_command.clone(), check.binary.clone());
     let (own, read) = (check.repository.clone(), check.read_words);
     let judged = tokio::task::spawn_blocking(move || judge(&text, binary.as_deref(), &own, read)).await;
-    judged.unwrap_or_else(|_| Finding::not_ok(CHECK, Level::Unknown, "the thread that reads it failed", "run check again"))
+    judged.unwrap_or_else(|_| {
+        Finding::not_ok(CHECK, Level::Unknown, "the thread that reads it failed", "run check again")
+    })
 }
 
 async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {

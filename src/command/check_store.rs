@@ -3,34 +3,38 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Circumstances;
-use super::check::{Check, Finding, Level};
+use super::check::{Check, Finding, Findings, Level};
 use super::failure::Failure;
 use crate::repo::{RepoError, Repository};
 use crate::storage::{Get, Head, ObjectKey, ObjectStore, ObjectStoreExt, Put, UserMetadata};
 
-/// The findings, and the repository if it can be reached.
-pub async fn ask(check: &Check, circumstances: &Circumstances) -> (Vec<Finding>, Option<Repository>) {
+/// Adds what is found; gives the repository if it can be reached.
+pub(super) async fn ask(check: &Check, circumstances: &Circumstances, findings: &Findings) -> Option<Repository> {
     let repository = match check.repository.open().await {
         Ok(repository) => repository,
-        Err(error) => return (vec![Finding::failed("store", error.into())], None),
+        Err(error) => {
+            findings.add(Finding::failed("store", error.into()));
+            return None;
+        }
     };
     let store = repository.store.as_ref();
     if let Err(error) = store.list(repository.layout.root(), None, 1).await {
-        return (vec![Finding::failed("store", error.into())], None);
+        findings.add(Finding::failed("store", error.into()));
+        return None;
     }
-    let mut findings = vec![Finding::ok("store", format!("{} can be reached and listed", repository.describe()))];
-    findings.push(identity(&repository).await);
+    findings.add(Finding::ok("store", format!("{} can be reached and listed", repository.describe())));
+    findings.add(identity(&repository).await);
     let name = format!("{}-{}", circumstances.now.as_nanosecond(), circumstances.writer.pid);
     match (repository.layout.record("probe", &name), repository.layout.record("probe", &format!("{name}-missing"))) {
         (Ok(probe), Ok(missing)) => {
-            findings.push(absence(store, &missing).await);
-            findings.extend(writes(store, &probe, &missing, circumstances.now).await);
+            findings.add(absence(store, &missing).await);
+            writes(store, &probe, &missing, circumstances.now, findings).await;
         }
         (Err(error), _) | (_, Err(error)) => {
-            findings.push(Finding::not_ok("write", Level::Fail, error.to_string(), "choose another cluster name"));
+            findings.add(Finding::not_ok("write", Level::Fail, error.to_string(), "choose another cluster name"));
         }
     }
-    (findings, Some(repository))
+    Some(repository)
 }
 
 async fn identity(repository: &Repository) -> Finding {
@@ -65,33 +69,27 @@ async fn absence(store: &dyn ObjectStore, missing: &ObjectKey) -> Finding {
     }
 }
 
-async fn writes(store: &dyn ObjectStore, probe: &ObjectKey, other: &ObjectKey, now: Timestamp) -> Vec<Finding> {
+async fn writes(store: &dyn ObjectStore, probe: &ObjectKey, other: &ObjectKey, now: Timestamp, findings: &Findings) {
     let (first, second) = (b"first".as_slice(), b"second".as_slice());
     match store.put(probe, first.into(), &UserMetadata::new()).await {
         Ok(Put::Created) => {}
         Ok(Put::Exists) => {
-            return vec![Finding::not_ok(
-                "write",
-                Level::Fail,
-                format!("`{probe}` was there before"),
-                "run check again",
-            )];
+            let message = format!("`{probe}` was there before");
+            return findings.add(Finding::not_ok("write", Level::Fail, message, "run check again"));
         }
-        Err(error) => return vec![Finding::failed("write", error.into())],
+        Err(error) => return findings.add(Finding::failed("write", error.into())),
     }
-    let mut findings = vec![Finding::ok("write", "an object can be written")];
-    findings.push(conditional_writes(store, probe, first, second).await);
-    findings.push(checksums(store, other).await);
-    findings.push(clock(store, probe, now).await);
+    findings.add(Finding::ok("write", "an object can be written"));
+    findings.add(conditional_writes(store, probe, first, second).await);
+    findings.add(checksums(store, other).await);
+    findings.add(clock(store, probe, now).await);
     for key in [probe, other] {
         if let Err(error) = store.delete(key).await {
             let message = format!("an object cannot be deleted ({error}); archiving does not need to, `expire` does");
-            findings.push(Finding::ok("delete", message));
-            return findings;
+            return findings.add(Finding::ok("delete", message));
         }
     }
-    findings.push(Finding::ok("delete", "an object can be deleted"));
-    findings
+    findings.add(Finding::ok("delete", "an object can be deleted"));
 }
 
 async fn conditional_writes(store: &dyn ObjectStore, probe: &ObjectKey, first: &[u8], second: &[u8]) -> Finding {
