@@ -128,7 +128,7 @@ mod tests {
             ("[repo]\nurll = \"x\"\n", "f.toml:2:1: unknown key `repo.urll`"),
             ("[wal]\nurl = \"x\"\n", "f.toml:2:1: unknown key `wal.url`; there is `repo.url`"),
             ("[rep]\n", "f.toml:1:2: unknown section `rep`"),
-            ("[wal]\nlevel = 99\n", "f.toml:2:9: `wal.level`: `99` is not a whole number from 1 to 19"),
+            ("[wal]\nlevel = 99\n", "f.toml:2:9: `wal.level`: is not a whole number from 1 to 19"),
             ("[wal]\nlevel = \"1\"\n", "f.toml:2:9: `wal.level`: must be a whole number from 1 to 19, without quotes"),
             (
                 "[repo]\nsecret_access_key = 123456789\n",

@@ -318,8 +318,8 @@ fn check(args: &CheckArgs, color: ColorArg, sources: &Sources, format: LogFormat
 
 fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> {
     let within: Option<Duration> = values::duration(&args.within);
-    let within = within
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within`: `{}` is not a duration", args.within)))?;
+    let within =
+        within.ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within` {}", values::NO_DURATION)))?;
     Ok(Check {
         repository: settings::repository(sources)?,
         pgdata: settings::pgdata(sources),

@@ -110,14 +110,32 @@ fn where_it_does_not_belong() {
         ("PGARK_REPO__ENDPOINT", format!("https://id:{CANARY}@host")),
         ("PGARK_REPO__SECRET_ACCESS_KEYS", CANARY.to_owned()),
         ("PGARK_SECRET", CANARY.to_owned()),
+        // The secret where its file's path belongs, and where nobody expects one.
+        ("PGARK_REPO__SESSION_TOKEN_FILE", CANARY.to_owned()),
+        ("PGARK_REPO__SECRET_ACCESS_KEY_FILE", format!("/{CANARY}")),
+        ("PGARK_REPO__CREDENTIALS", CANARY.to_owned()),
+        ("PGARK_REPO__SIGN_PAYLOAD", CANARY.to_owned()),
+        ("PGARK_REPO__ATTEMPTS", CANARY.to_owned()),
+        ("PGARK_REPO__REQUEST_TIMEOUT", CANARY.to_owned()),
     ] {
-        all_outputs(name, |call| call.env(name, value.clone()));
+        all_outputs(name, |call| {
+            let call = call.env("PGARK_REPO__ACCESS_KEY_ID", "id");
+            let call = call.env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "/etc/hostname");
+            call.env(name, value.clone())
+        });
     }
     let url = format!("s3://id:{CANARY}@bucket/x");
     for words in
         [&["--repo", &url, "config", "show"][..], &["--repo", &url, "wal-push", ONE], &["--repo", &url, "check"]]
     {
         searched("a flag", Call::new(words).run());
+    }
+    for words in [
+        &["check", "--within", CANARY][..],
+        &["wal-push", ONE, "--deadline", CANARY],
+        &["wal-push", ONE, "--secret-access-key", "x"],
+    ] {
+        searched("a flag with a value", Call::new(words).run());
     }
 }
 
