@@ -159,20 +159,35 @@ mod tests {
     use super::*;
     use crate::command::StoreSettings;
     use crate::repo::Writer;
+    use crate::server::conninfo::Server;
+    use crate::server::tls::Tls;
 
     /// A server that accepts and says nothing, and a deadline shorter than the patience with it.
     #[test]
     fn what_was_found_before_the_deadline_is_reported() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let place = tempfile::tempdir().unwrap();
-        let conninfo = format!("host=127.0.0.1 port={} user=me dbname=x", silent.local_addr().unwrap().port());
+        let server = Server {
+            host: "127.0.0.1".into(),
+            address: None,
+            port: silent.local_addr().unwrap().port(),
+            password: None,
+        };
         let check = Check {
             repository: RepositorySettings {
                 store: StoreSettings::Local(place.path().to_owned()),
                 cluster: "main".parse().unwrap(),
             },
             pgdata: None,
-            conninfo: Conninfo::parse(&conninfo).unwrap(),
+            conninfo: Conninfo {
+                servers: vec![server],
+                user: "me".into(),
+                database: "x".into(),
+                application_name: None,
+                options: None,
+                connect_timeout: None,
+                tls: Tls::Off,
+            },
             binary: None,
             read_words: |_, _| Err("not asked"),
             switch_within: None,

@@ -1,6 +1,5 @@
 //! A SQL session with the server: settings, state of the archiver, a WAL switch.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -8,8 +7,8 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::conninfo::Conninfo;
-use super::tls::client_config;
+use super::conninfo::{Conninfo, Server};
+use super::tls::{Tls, client_config};
 use crate::postgres::{SystemId, WalName};
 
 /// The server did not do what it was asked.
@@ -73,21 +72,31 @@ impl Session {
     pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
         let describe = conninfo.describe();
         let failed = |why: String| ServerError(format!("cannot connect to PostgreSQL ({describe}): {why}"));
-        let config = configure(conninfo).map_err(&failed)?;
-        let verify = matches!(conninfo.get("sslmode"), Some("verify-ca" | "verify-full"));
-        let root = conninfo.get("sslrootcert").map(Path::new);
-        let tls = client_config(verify, root).map_err(|e| failed(e.to_string()))?;
-        let connecting = config.connect(MakeRustlsConnect::new(tls));
-        let (client, connection) = timeout(PATIENCE, connecting)
-            .await
-            .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
-            .map_err(|e| failed(reason(&e)))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to PostgreSQL ended: {error}");
-            }
-        });
-        Ok(Session { client })
+        let tls = client_config(&conninfo.tls).map_err(|e| failed(e.to_string()))?;
+        let patience = conninfo.connect_timeout.unwrap_or(PATIENCE);
+        let mut last = "no server is named".to_owned();
+        for server in &conninfo.servers {
+            let config = configure(conninfo, server);
+            let connecting = config.connect(MakeRustlsConnect::new(tls.clone()));
+            let (client, connection) = match timeout(patience, connecting).await {
+                Ok(Ok(connected)) => connected,
+                Ok(Err(error)) => {
+                    last = reason(&error);
+                    continue;
+                }
+                Err(_) => {
+                    last = format!("no answer within {} s", patience.as_secs());
+                    continue;
+                }
+            };
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("the connection to PostgreSQL ended: {error}");
+                }
+            });
+            return Ok(Session { client });
+        }
+        Err(failed(last))
     }
 
     /// Asks for everything that `check` judges.
@@ -174,30 +183,26 @@ fn wal_name(row: &tokio_postgres::Row, at: usize) -> Result<WalName, ServerError
     name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
 }
 
-fn configure(conninfo: &Conninfo) -> Result<Config, String> {
+fn configure(conninfo: &Conninfo, server: &Server) -> Config {
     let mut config = Config::new();
-    let get = |name| conninfo.get(name).unwrap_or_default();
-    for host in get("host").split(',').filter(|host| !host.is_empty()) {
-        config.host(host);
+    config.host(&server.host).port(server.port).user(&conninfo.user).dbname(&conninfo.database);
+    if let Some(address) = server.address {
+        config.hostaddr(address);
     }
-    for address in get("hostaddr").split(',').filter(|address| !address.is_empty()) {
-        config.hostaddr(address.parse().map_err(|_| format!("`{address}` is not an address"))?);
+    config.application_name(conninfo.application_name.as_deref().unwrap_or("pgark"));
+    if let Some(options) = &conninfo.options {
+        config.options(options);
     }
-    for port in get("port").split(',') {
-        config.port(port.parse().map_err(|_| format!("`{port}` is not a port"))?);
-    }
-    config.user(get("user")).dbname(get("dbname")).connect_timeout(PATIENCE);
-    config.application_name(conninfo.get("application_name").unwrap_or("pgark"));
-    if let Some(password) = conninfo.get("password") {
+    if let Some(password) = &server.password {
         config.password(password);
     }
-    config.ssl_mode(match conninfo.get("sslmode").unwrap_or("prefer") {
-        "disable" => SslMode::Disable,
-        "allow" | "prefer" => SslMode::Prefer,
-        "require" | "verify-ca" | "verify-full" => SslMode::Require,
-        other => return Err(format!("`{other}` is not an sslmode")),
+    config.ssl_mode(match &conninfo.tls {
+        _ if server.is_socket() => SslMode::Disable,
+        Tls::Off => SslMode::Disable,
+        Tls::IfOffered => SslMode::Prefer,
+        Tls::Encrypted | Tls::VerifyAuthority(_) | Tls::VerifyHost(_) => SslMode::Require,
     });
-    Ok(config)
+    config
 }
 
 /// The server's own words, or the cause of a broken connection.
