@@ -82,7 +82,11 @@ async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {
     let ident = ClusterIdent { system_id: facts.system_id, major };
     match repository.find_generation(ident).await {
         Ok(generation) => Finding::ok(CHECK, format!("this server is generation {generation} of the repository")),
-        Err(RepoError::NoIdentity { .. }) => Finding::ok(CHECK, "this server will begin generation 1"),
+        // Where data lies without an identity the first push is refused.
+        Err(RepoError::NoIdentity { .. }) => match repository.refuse_lost_identity().await {
+            Ok(()) => Finding::ok(CHECK, "this server will begin generation 1"),
+            Err(error) => Finding::failed(CHECK, error.into()),
+        },
         Err(error) => Finding::failed(CHECK, error.into()),
     }
 }

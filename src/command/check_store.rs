@@ -44,12 +44,15 @@ async fn identity(repository: &Repository) -> Finding {
                 identities.all().iter().map(|i| format!("generation {}: {}", i.generation, i.ident())).collect();
             Finding::ok("identity", known.join("; "))
         }
-        Err(RepoError::NoIdentity { .. }) => Finding::not_ok(
-            "identity",
-            Level::Warning,
-            "nothing was archived here yet",
-            "set `archive_command` and switch a segment: the first push writes the identity",
-        ),
+        Err(RepoError::NoIdentity { .. }) => match repository.refuse_lost_identity().await {
+            Ok(()) => Finding::not_ok(
+                "identity",
+                Level::Warning,
+                "nothing was archived here yet",
+                "set `archive_command` and switch a segment: the first push writes the identity",
+            ),
+            Err(error) => Finding::failed("identity", error.into()),
+        },
         Err(error) => Finding::failed("identity", error.into()),
     }
 }

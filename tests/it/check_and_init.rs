@@ -164,6 +164,24 @@ fn an_archiver_that_fails_without_counting() {
     assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
 }
 
+/// The first push into such a place is refused: `check` says so before.
+#[test]
+fn data_without_its_identity_is_a_failure() {
+    let cluster = Cluster::builder().start();
+    for repository in Repository::both() {
+        let other = FakeCluster::new();
+        other.segment("000000010000000000000001", 1);
+        repository.push(&other, "000000010000000000000001").run().quiet_success();
+        repository.remove("main/identity/1.json");
+        let (code, report) =
+            check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--no-switch"], &[]);
+        assert_eq!(code, 2, "{report}");
+        for name in ["identity", "cluster"] {
+            assert_eq!(level(&report, name), "FAIL", "{report}");
+        }
+    }
+}
+
 /// PostgreSQL 15 and newer have another way to archive, which goes before the command.
 #[test]
 fn a_library_that_archives_instead_of_the_command() {
