@@ -74,7 +74,9 @@ impl Finding {
     }
 
     pub(super) fn failed(check: &'static str, failure: Failure) -> Self {
-        Finding { check, level: Level::Fail, message: failure.message, hint: failure.hint }
+        // Every line that is not OK has a hint.
+        let hint = failure.hint.or_else(|| Some("docs/failures.md explains the message".to_owned()));
+        Finding { check, level: Level::Fail, message: failure.message, hint }
     }
 }
 

@@ -173,8 +173,7 @@ fn data_without_its_identity_is_a_failure() {
         other.segment("000000010000000000000001", 1);
         repository.push(&other, "000000010000000000000001").run().quiet_success();
         repository.remove("main/identity/1.json");
-        let (code, report) =
-            check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--no-switch"], &[]);
+        let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--no-switch"], &[]);
         assert_eq!(code, 2, "{report}");
         for name in ["identity", "cluster"] {
             assert_eq!(level(&report, name), "FAIL", "{report}");
@@ -238,6 +237,68 @@ fn a_store_that_lacks_something() {
     let weak = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent"), ("PGARK_REPO__CONDITIONAL_PUT", "head-then-put")];
     let (_, report) = check(&repository, &["--no-switch"], &weak);
     assert_eq!(level(&report, "conditional-writes"), "WARNING");
+}
+
+/// A refusal for another reason says nothing about checksums, and the probe is a write like every other.
+#[test]
+fn the_probe_of_checksums_is_a_normal_write() {
+    use crate::double::{Fault, Op, Rule};
+    let no_server = [
+        ("PGARK_CLUSTER__CONNINFO", "host=/nonexistent"),
+        ("PGARK_REPO__SSE", "s3"),
+        ("PGARK_REPO__SIGN_PAYLOAD", "true"),
+    ];
+    let repository = Repository::s3();
+    let (_, report) = check(&repository, &["--no-switch"], &no_server);
+    assert_eq!(level(&report, "checksums"), "OK", "{report}");
+    let requests = repository.double().requests();
+    let probe = requests.iter().find(|one| one.operation == "PutObject" && one.key.ends_with("-missing")).unwrap();
+    for (name, value) in [("if-none-match", "*"), ("x-amz-server-side-encryption", "AES256")] {
+        assert_eq!(probe.header(name), Some(value), "{probe:?}");
+    }
+    assert_ne!(probe.header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+    for (code, expected) in [("InvalidRequest", "UNKNOWN"), ("BadDigest", "OK"), ("XAmzContentChecksumMismatch", "OK")]
+    {
+        repository.double().clear_faults();
+        repository.double().fault(Rule::new(Fault::Error(400, code)).on(Op::Put).key("-missing"));
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        assert_eq!(level(&report, "checksums"), expected, "{code}: {report}");
+    }
+}
+
+/// Every line of docs/stores.md that a store must keep has its probe.
+#[test]
+fn what_stores_must_do_is_tried() {
+    use crate::double::{Fault, Op, Rule};
+    let no_server = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent")];
+    for repository in Repository::both() {
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        for name in ["large-objects", "listing", "ranges", "absence", "conditional-writes", "delete"] {
+            assert_eq!(level(&report, name), "OK", "{report}");
+        }
+        assert!(repository.keys().is_empty(), "{:?}", repository.keys());
+    }
+    let with = |fault: Fault, op: Op, skip: usize| {
+        let repository = Repository::s3();
+        repository.double().fault(Rule::new(fault).on(op).skip(skip));
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        assert_eq!(repository.double().open_uploads(), [], "{report}");
+        report
+    };
+    // Completing replaces, where only single writes are conditional.
+    let repository = Repository::s3();
+    repository.double().complete_ignores_conditions(true);
+    let (_, report) = check(&repository, &["--no-switch"], &no_server);
+    assert_eq!(level(&report, "conditional-writes"), "OK", "{report}");
+    assert_eq!(level(&report, "large-objects"), "FAIL", "{report}");
+    let report = with(Fault::Error(501, "NotImplemented"), Op::Complete, 0);
+    assert_eq!(level(&report, "large-objects"), "FAIL", "{report}");
+    // The first listings are those of `store` and `identity`.
+    let report = with(Fault::Status500, Op::List, 3);
+    assert_eq!((level(&report, "store").as_str(), level(&report, "listing").as_str()), ("OK", "FAIL"), "{report}");
+    // The first reads are those of a missing object and of the whole probe.
+    let report = with(Fault::BitFlip(Some(0)), Op::Get, 2);
+    assert_eq!((level(&report, "absence").as_str(), level(&report, "ranges").as_str()), ("OK", "FAIL"), "{report}");
 }
 
 fn init(words: &[&str], place: &Scratch) -> Outcome {
