@@ -1,6 +1,5 @@
 //! The settings file: TOML, every key known, every complaint with its place.
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -11,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, Key, Kind};
 use super::values;
 use crate::command::{Failure, FailureKind};
+use crate::storage::settings_file;
 
 /// A value that a file gives.
 #[derive(Debug)]
@@ -25,7 +25,11 @@ pub struct FileValue {
 
 /// Reads a file. One that is not there is no error unless it `must_exist`.
 pub fn read(path: &Path, must_exist: bool) -> Result<Vec<FileValue>, Failure> {
-    match fs::read_to_string(path) {
+    // What people name when they want none.
+    if path == Path::new("/dev/null") {
+        return Ok(Vec::new());
+    }
+    match settings_file::read_text(path) {
         Ok(text) => parse(path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Vec::new()),
         Err(error) => {
@@ -124,7 +128,7 @@ mod tests {
             ("[repo]\nurll = \"x\"\n", "f.toml:2:1: unknown key `repo.urll`"),
             ("[wal]\nurl = \"x\"\n", "f.toml:2:1: unknown key `wal.url`; there is `repo.url`"),
             ("[rep]\n", "f.toml:1:2: unknown section `rep`"),
-            ("[wal]\nlevel = 99\n", "f.toml:2:9: `wal.level`: `99` is not a whole number from 1 to 19"),
+            ("[wal]\nlevel = 99\n", "f.toml:2:9: `wal.level`: is not a whole number from 1 to 19"),
             ("[wal]\nlevel = \"1\"\n", "f.toml:2:9: `wal.level`: must be a whole number from 1 to 19, without quotes"),
             (
                 "[repo]\nsecret_access_key = 123456789\n",

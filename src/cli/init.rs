@@ -39,7 +39,9 @@ pub fn run(args: &InitArgs, global: &Global, sources: &Sources, circumstances: &
         pgdata: settings::pgdata(&answered),
         conninfo: settings::conninfo(&answered)?,
         binary: None,
+        read_words: super::archive_command::read,
         switch_within: None,
+        deadline: check::LONGEST,
     };
     let report = block_on(check::run_store(&probe, circumstances))?;
     note(&format!("wrote {}\n{}", path.display(), output::check_text(&report, false)));

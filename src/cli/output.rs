@@ -130,11 +130,19 @@ fn shown(sources: &Sources) -> impl Iterator<Item = (String, Option<String>, Str
             Kind::Secret => "<hidden>".to_owned(),
             // A URL that is refused may hold a secret, too.
             _ if path == "repo.url" || path == "repo.endpoint" => without_credentials(value),
+            // The secret itself, where its file's path belongs, is shown as little as the secret.
+            Kind::Path if path.ends_with("_file") && path != "repo.ca_file" && !is_file(value) => {
+                "<hidden: no such file>".to_owned()
+            }
             _ => value.to_owned(),
         });
         let origin = sources.origin(&path).unwrap_or(&Origin::Default).to_string();
         (path, value, origin)
     })
+}
+
+fn is_file(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_file())
 }
 
 fn without_credentials(url: &str) -> String {

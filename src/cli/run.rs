@@ -14,6 +14,7 @@ use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{backup_verbs, init, output, settings, values};
 use crate::command::backfill::{self, Backfill};
+use crate::command::bounds;
 use crate::command::check::{self, Check};
 use crate::command::wal_fetch::{self, Fetched, WalFetch};
 use crate::command::wal_push::{self, Pushed, WalPush};
@@ -161,7 +162,7 @@ fn with_settings(cli: Cli) -> u8 {
 }
 
 /// Variables that are not text cannot be settings of ours, but a name of ours with such a value must not be passed over.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
@@ -276,8 +277,11 @@ fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
 /// At the end of a promotion, with the signal files gone already, a failure would leave the server on its old timeline.
 fn has_own_copy(args: &WalFetchArgs, sources: &Sources, failure: &Failure) -> bool {
     let known = !matches!(failure.kind, FailureKind::Usage | FailureKind::Internal);
-    known
-        && fetch_command(args, sources, RecoveryMode::Unknown).is_ok_and(|fetch| wal_fetch::server_has_history(&fetch))
+    let looked = |fetch: WalFetch| {
+        let look = bounds::apart(move || async move { Ok(wal_fetch::server_has_history(&fetch)) });
+        block_on(bounds::bounded(look, Some(Duration::from_secs(5)), None)).unwrap_or(false)
+    };
+    known && fetch_command(args, sources, RecoveryMode::Unknown).is_ok_and(looked)
 }
 
 fn fetch_command(args: &WalFetchArgs, sources: &Sources, mode: RecoveryMode) -> Result<WalFetch, Failure> {
@@ -314,14 +318,16 @@ fn check(args: &CheckArgs, color: ColorArg, sources: &Sources, format: LogFormat
 
 fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> {
     let within: Option<Duration> = values::duration(&args.within);
-    let within = within
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within`: `{}` is not a duration", args.within)))?;
+    let within =
+        within.ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within` {}", values::NO_DURATION)))?;
     Ok(Check {
         repository: settings::repository(sources)?,
         pgdata: settings::pgdata(sources),
         conninfo: settings::conninfo(sources)?,
         binary: std::env::current_exe().and_then(std::fs::canonicalize).ok(),
+        read_words: super::archive_command::read,
         switch_within: (!args.no_switch).then_some(within),
+        deadline: check::LONGEST,
     })
 }
 
@@ -331,8 +337,11 @@ fn config(verb: &ConfigVerb, sources: &Sources) -> Result<u8, Failure> {
         ConfigVerb::Show { json: true, .. } => output::print_json(&super::output::config_json(sources)),
         ConfigVerb::Example => output::print(&super::output::config_example()),
         ConfigVerb::Check => {
-            settings::push(sources)?;
+            let push = settings::push(sources)?;
             settings::conninfo(sources)?;
+            // Files that hold secrets and certificates are read; the store is not asked.
+            let opened = bounds::apart(move || async move { Ok(push.repository.open().await?) });
+            block_on(bounds::bounded(opened, Some(push.deadline), None))?;
             output::print("the settings are in order\n")
         }
     };

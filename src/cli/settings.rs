@@ -1,16 +1,19 @@
 //! From sources to the settings of commands: after this nobody sees a text or a missing default.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::sources::Sources;
+use super::run::block_on;
+use super::sources::{Origin, Sources};
 use super::values;
+use crate::command::bounds;
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
-use crate::server::Conninfo;
-use crate::storage::Location;
+use crate::server::{ConnectionString, Conninfo, Surroundings};
 use crate::storage::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, Timeouts};
 use crate::storage::s3_credentials::{Credentials, Secret};
+use crate::storage::{Location, settings_file};
 
 /// The repository.
 pub fn repository(sources: &Sources) -> Result<RepositorySettings, Failure> {
@@ -71,11 +74,42 @@ pub fn pgdata(sources: &Sources) -> Option<PathBuf> {
     path(sources, "cluster.pgdata").or_else(from_environment)
 }
 
-/// How to reach the server.
+/// How to reach the server. Looks at the files that libpq looks at, and does not wait for a disk that hangs.
 pub fn conninfo(sources: &Sources) -> Result<Conninfo, Failure> {
-    let given = sources.get("cluster.conninfo").unwrap_or_default();
-    let parsed = Conninfo::parse(given).map_err(|why| sources.complain("cluster.conninfo", why))?;
-    parsed.resolve(|name| std::env::var(name).ok()).map_err(|why| sources.complain("cluster.conninfo", why))
+    const PATH: &str = "cluster.conninfo";
+    let given = sources.get(PATH).unwrap_or_default();
+    let parsed = ConnectionString::parse(given).map_err(|why| sources.complain(PATH, why))?;
+    if parsed.holds_secret() && matches!(sources.origin(PATH), Some(Origin::Flag(_))) {
+        let failure = sources.complain(PATH, "must not hold a password: a process listing shows it to everybody");
+        return Err(
+            failure.with_hint("put it into ~/.pgpass or another `passfile`, or set `conninfo` in the settings file")
+        );
+    }
+    let resolving = bounds::apart(move || async move { Ok(parsed.resolve(&Machine)) });
+    let resolved = block_on(bounds::bounded(resolving, Some(Duration::from_secs(10)), None))
+        .map_err(|failure| failure.context("the service file, password file or root certificate cannot be read"))?;
+    resolved.map_err(|why| sources.complain(PATH, why))
+}
+
+/// This machine, as libpq sees it.
+struct Machine;
+
+impl Surroundings for Machine {
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn file(&self, path: &Path) -> io::Result<(Vec<u8>, u32)> {
+        settings_file::read(path).map(|file| (file.bytes, file.mode))
+    }
+
+    fn user_id(&self) -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
 }
 
 /// A duration that `values::check` has let pass.
@@ -158,7 +192,7 @@ fn secret(sources: &Sources, path: &str) -> Result<Option<Secret>, Failure> {
     match (sources.get(path), sources.get(&file)) {
         (Some(_), Some(_)) => Err(sources.complain(path, format!("and `{file}` exclude each other"))),
         (Some(text), None) => Ok(Some(Secret::new(text))),
-        (None, Some(name)) => Ok(Some(Secret::from_file(name.as_ref())?)),
+        (None, Some(name)) => Ok(Some(Secret::in_file(name, file))),
         (None, None) => Ok(None),
     }
 }

@@ -1,4 +1,4 @@
-//! From text to values. Complaints about a secret never repeat it.
+//! From text to values. Complaints never repeat the text: a secret may have been put in the wrong place.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use super::keys::{Key, Kind};
 
 /// Whether `text` can be the value of `key`.
 pub fn check(key: &Key, text: &str) -> Result<(), String> {
-    let shown = || if key.kind == Kind::Secret { "<hidden>".to_owned() } else { format!("`{text}`") };
     match key.kind {
         Kind::Text | Kind::Secret | Kind::Path if text.is_empty() => Err("must not be empty".to_owned()),
         Kind::Text | Kind::Secret | Kind::Path if text.contains('\0') => Err("must not hold a NUL byte".to_owned()),
         Kind::Text | Kind::Secret | Kind::Path => Ok(()),
-        Kind::Bool => boolean(text).map(|_| ()).ok_or_else(|| format!("{} is neither true nor false", shown())),
+        Kind::Bool => boolean(text).map(|_| ()).ok_or_else(|| "is neither true nor false".to_owned()),
         Kind::Integer(low, high) => match text.parse::<i64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(()),
-            _ => Err(format!("{} is not a whole number from {low} to {high}", shown())),
+            _ => Err(format!("is not a whole number from {low} to {high}")),
         },
-        Kind::Duration => {
-            duration(text).map(|_| ()).ok_or_else(|| format!("{} is not a duration like `30s` or `5m`", shown()))
-        }
+        Kind::Duration => duration(text).map(|_| ()).ok_or_else(|| NO_DURATION.to_owned()),
         Kind::Choice(choices) if choices.contains(&text) => Ok(()),
-        Kind::Choice(choices) => Err(format!("{} is not one of {}", shown(), choices.join(", "))),
+        Kind::Choice(choices) => Err(format!("is not one of {}", choices.join(", "))),
     }
 }
+
+/// What is said of a text that is no duration.
+pub const NO_DURATION: &str = "is not a duration like `30s` or `5m`, of at most a week";
 
 /// `true` or `false`.
 pub fn boolean(text: &str) -> Option<bool> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Circumstances;
-use super::bounds::bounded;
+use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::wal_push::{PushSettings, Pushed, archive_one, find_data_dir, prepare, retrying};
 use crate::postgres::WalName;
@@ -50,6 +50,12 @@ pub struct FailedFile {
 
 /// Archives every complete file of `pg_wal`; one failure does not keep the others from it.
 pub async fn run(backfill: Backfill, circumstances: &Circumstances) -> Result<BackfillReport, Failure> {
+    let circumstances = circumstances.clone();
+    // Apart: reading local files may hang, and signals must end us all the same.
+    bounded(apart(move || async move { each_file(backfill, &circumstances).await }), None, None).await
+}
+
+async fn each_file(backfill: Backfill, circumstances: &Circumstances) -> Result<BackfillReport, Failure> {
     let settings = &backfill.settings;
     let somewhere = backfill.pg_wal.clone().unwrap_or_default().join("x");
     let data_dir = find_data_dir(&somewhere, settings.pgdata.as_deref())?;
@@ -60,27 +66,24 @@ pub async fn run(backfill: Backfill, circumstances: &Circumstances) -> Result<Ba
     })?;
     let names = complete_files(&pg_wal)
         .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot list `{}`: {e}", pg_wal.display())))?;
-    let work = async {
-        let repository = settings.repository.open().await?;
-        let mut report = BackfillReport { schema: 1, ..BackfillReport::default() };
-        for name in names {
-            let each = async {
-                let file = prepare(&pg_wal.join(name.to_string()), name, data_dir.as_ref(), settings, circumstances)?;
-                let begin = || repository.find_or_begin(file.ident(), circumstances.now, &circumstances.writer);
-                let generation = retrying(begin).await?;
-                archive_one(&repository.archive(generation), file).await
-            };
-            let outcome = within(settings.deadline, each).await;
-            let name = name.to_string();
-            match outcome {
-                Ok(Pushed::AlreadyThere) => report.already_there.push(name),
-                Ok(Pushed::Archived | Pushed::KeptBeside(_)) => report.archived.push(name),
-                Err(failure) => report.failed.push(FailedFile { name, reason: failure.to_string() }),
-            }
+    let repository = settings.repository.open().await?;
+    let mut report = BackfillReport { schema: 1, ..BackfillReport::default() };
+    for name in names {
+        let each = async {
+            let file = prepare(&pg_wal.join(name.to_string()), name, data_dir.as_ref(), settings, circumstances)?;
+            let begin = || repository.find_or_begin(file.ident(), circumstances.now, &circumstances.writer);
+            let generation = retrying(begin).await?;
+            archive_one(&repository.archive(generation), file).await
+        };
+        let outcome = within(settings.deadline, each).await;
+        let name = name.to_string();
+        match outcome {
+            Ok(Pushed::AlreadyThere) => report.already_there.push(name),
+            Ok(Pushed::Archived | Pushed::KeptBeside(_)) => report.archived.push(name),
+            Err(failure) => report.failed.push(FailedFile { name, reason: failure.to_string() }),
         }
-        Ok(report)
-    };
-    bounded(work, None, None).await
+    }
+    Ok(report)
 }
 
 async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -2,9 +2,14 @@
 
 use std::future::pending;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::failure::{Failure, FailureKind};
@@ -34,11 +39,73 @@ pub async fn bounded<T>(
     }
 }
 
+/// Runs work on a thread and a runtime of its own, so that bounds around it hold although it blocks: a disk that does not
+/// answer can be read by anything, also by the SDK. When this is dropped the work is dropped too, if that takes no
+/// longer than a moment; otherwise it is left behind.
+pub async fn apart<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Failure>>,
+{
+    let (tell, outcome) = oneshot::channel();
+    let (goes_on, cancelled) = oneshot::channel::<()>();
+    let (alive, end) = channel::<()>();
+    let cannot = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}"));
+    let task = move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(tell.send(Err(cannot(error)))),
+        };
+        let done = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = cancelled => None,
+                done = work() => Some(done),
+            }
+        });
+        // Whatever its threads still do is abandoned.
+        runtime.shutdown_background();
+        if let Some(done) = done {
+            tell.send(done).ok();
+        }
+        drop(alive);
+    };
+    let thread = std::thread::Builder::new().name("work".to_owned()).stack_size(STACK).spawn(task).map_err(cannot)?;
+    let waiting = Apart { goes_on: Some(goes_on), end };
+    let Ok(done) = outcome.await else {
+        // It panicked: so do we, without a second message.
+        drop(waiting);
+        return match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => Err(Failure::new(FailureKind::Internal, "the thread that works ended without a word")),
+        };
+    };
+    done
+}
+
+/// As much as the first thread of a process has.
+const STACK: usize = 8 << 20;
+/// How long work may take to be dropped, as when a temporary file is removed.
+const A_MOMENT: Duration = Duration::from_millis(300);
+
+struct Apart {
+    goes_on: Option<oneshot::Sender<()>>,
+    end: Receiver<()>,
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        drop(self.goes_on.take());
+        // Nothing is ever sent: the thread hangs up when it ends.
+        self.end.recv_timeout(A_MOMENT).ok();
+    }
+}
+
 /// A server that may be told to stop while it waits for us.
 #[derive(Clone, Debug)]
 pub struct Stopping {
-    /// Its data directory.
-    pub pgdata: PathBuf,
+    /// Its data directory, once it is found.
+    pub pgdata: Arc<OnceLock<PathBuf>>,
     /// How long we may still take then.
     pub grace: Duration,
 }
@@ -90,12 +157,62 @@ async fn server_stops(stopping: Option<Stopping>) -> Duration {
     let Some(Stopping { pgdata, grace }) = stopping else {
         return pending().await;
     };
-    let Ok(Some(server)) = DataDir::at(pgdata) else {
-        return pending().await;
-    };
-    while !server.server_is_stopping() {
+    loop {
         sleep(LOOK).await;
+        let Some(pgdata) = pgdata.get().cloned() else { continue };
+        let looked =
+            move || DataDir::at(pgdata).is_ok_and(|found| found.is_some_and(|found| found.server_is_stopping()));
+        if tokio::task::spawn_blocking(looked).await.unwrap_or(false) {
+            break;
+        }
     }
     sleep(grace).await;
     grace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn bounds_hold_around_work_that_blocks() {
+        let begun = std::time::Instant::now();
+        let work = apart(|| async {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        });
+        let failure = run(bounded(work, Some(Duration::from_millis(50)), None)).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn work_that_is_given_up_is_dropped() {
+        let dropped = Arc::new(OnceLock::new());
+        struct Guard(Arc<OnceLock<()>>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.set(()).ok();
+            }
+        }
+        let guard = Guard(Arc::clone(&dropped));
+        let work = apart(move || async move {
+            let _guard = guard;
+            pending::<Result<(), Failure>>().await
+        });
+        assert!(run(bounded(work, Some(Duration::from_millis(50)), None)).is_err());
+        assert!(dropped.get().is_some());
+    }
+
+    #[test]
+    fn outcomes_and_panics_come_through() {
+        assert_eq!(run(apart(|| async { Ok(7) })).unwrap(), 7);
+        let panicked =
+            std::panic::catch_unwind(|| run(apart(|| async { panic!("on purpose") as Result<(), Failure> })));
+        assert!(panicked.is_err());
+    }
 }

@@ -1,33 +1,34 @@
-//! The half of `check` that asks PostgreSQL: settings, and a segment on its whole way into the store.
+//! The half of `check` that asks PostgreSQL: its settings and its archiver.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
-
-use super::check::{Check, Finding, Level};
-use crate::postgres::{ClusterIdent, PgMajor, WalName};
+use super::archive_command::judge;
+use super::check::{Check, Finding, Findings, Level};
+use super::{check_archiver, check_switch};
+use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
-use crate::server::session::ServerFacts;
+use crate::server::session::{ServerError, ServerFacts};
 
-/// The findings about the server, if it can be reached.
-pub async fn ask(check: &Check, repository: Option<&Repository>) -> Vec<Finding> {
+/// Adds what is found about the server, if it can be reached.
+pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings: &Findings) {
     let hint = "run check where the server runs, as its user, or give `--conninfo`";
+    let unknown = |error: ServerError| Finding::not_ok("server", Level::Unknown, error.to_string(), hint);
     let session = match Session::connect(&check.conninfo).await {
         Ok(session) => session,
-        Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
+        Err(error) => return findings.add(unknown(error)),
     };
     let facts = match session.facts().await {
         Ok(facts) => facts,
-        Err(error) => return vec![Finding::not_ok("server", Level::Unknown, error.to_string(), hint)],
+        Err(error) => return findings.add(unknown(error)),
     };
-    let mut findings = vec![server(&facts), archive_mode(&facts), wal_level(&facts), archive_command(check, &facts)];
-    findings.push(archiver(&facts));
+    findings.add(server(&facts));
+    findings.add(archive_mode(&facts));
+    findings.add(wal_level(&facts));
+    findings.add(archive_command(check, &facts).await);
+    findings.add(check_archiver::judge(&facts));
     if let Some(repository) = repository {
-        findings.push(cluster(&facts, repository).await);
-        findings.push(switch(check, &session, &facts, repository).await);
+        findings.add(cluster(&facts, repository).await);
+        findings.add(check_switch::ask(check, &session, &facts, repository).await);
     }
-    findings
 }
 
 fn server(facts: &ServerFacts) -> Finding {
@@ -59,41 +60,18 @@ fn wal_level(facts: &ServerFacts) -> Finding {
     }
 }
 
-fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
+async fn archive_command(check: &Check, facts: &ServerFacts) -> Finding {
     const CHECK: &str = "archive_command";
-    let words: Vec<&str> = facts.archive_command.split_whitespace().collect();
-    let program = words.first().copied().unwrap_or_default().trim_matches(['"', '\'']);
-    let hint = "set `archive_command = 'pgark wal-push %p %f'`, with the binary's whole path, and reload";
-    let pushes = words.iter().any(|word| matches!(*word, "wal-push" | "archive-push"));
-    if !pushes {
-        let message = format!("archive_command is `{}`: it does not run `pgark wal-push`", facts.archive_command);
-        return Finding::not_ok(CHECK, Level::Fail, message, hint);
+    if !facts.archive_library.is_empty() {
+        let message = "archive_library is set: PostgreSQL archives by it, and does not run archive_command";
+        return Finding::not_ok(CHECK, Level::Fail, message, "set `archive_library = ''` and reload");
     }
-    let same =
-        check.binary.as_ref().zip(std::fs::canonicalize(program).ok()).is_some_and(|(ours, theirs)| *ours == theirs);
-    if same {
-        return Finding::ok(CHECK, "archive_command runs this binary");
-    }
-    let message = format!("archive_command runs `{program}`, which is not known to be this binary");
-    Finding::not_ok(CHECK, Level::Warning, message, hint)
-}
-
-fn archiver(facts: &ServerFacts) -> Finding {
-    match &facts.failing {
-        Some(file) => Finding::not_ok(
-            "archiver",
-            Level::Fail,
-            format!("archiving of `{file}` fails ({} failures so far)", facts.failed_count),
-            "the server's log has pgark's message",
-        ),
-        None if facts.archive_timeout == 0 => Finding::not_ok(
-            "archiver",
-            Level::Warning,
-            "nothing fails, but archive_timeout is 0: on a quiet server a segment may take hours to fill",
-            "set `archive_timeout = 60` or so: it bounds what a lost server loses",
-        ),
-        None => Finding::ok("archiver", format!("nothing fails; archive_timeout is {} s", facts.archive_timeout)),
-    }
+    let (text, binary) = (facts.archive_command.clone(), check.binary.clone());
+    let (own, read) = (check.repository.clone(), check.read_words);
+    let judged = tokio::task::spawn_blocking(move || judge(&text, binary.as_deref(), &own, read)).await;
+    judged.unwrap_or_else(|_| {
+        Finding::not_ok(CHECK, Level::Unknown, "the thread that reads it failed", "run check again")
+    })
 }
 
 async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {
@@ -104,50 +82,11 @@ async fn cluster(facts: &ServerFacts, repository: &Repository) -> Finding {
     let ident = ClusterIdent { system_id: facts.system_id, major };
     match repository.find_generation(ident).await {
         Ok(generation) => Finding::ok(CHECK, format!("this server is generation {generation} of the repository")),
-        Err(RepoError::NoIdentity { .. }) => Finding::ok(CHECK, "this server will begin generation 1"),
+        // Where data lies without an identity the first push is refused.
+        Err(RepoError::NoIdentity { .. }) => match repository.refuse_lost_identity().await {
+            Ok(()) => Finding::ok(CHECK, "this server will begin generation 1"),
+            Err(error) => Finding::failed(CHECK, error.into()),
+        },
         Err(error) => Finding::failed(CHECK, error.into()),
-    }
-}
-
-async fn switch(check: &Check, session: &Session, facts: &ServerFacts, repository: &Repository) -> Finding {
-    const CHECK: &str = "wal-switch";
-    let unknown = |message: &str, hint: &str| Finding::not_ok(CHECK, Level::Unknown, message, hint);
-    let Some(within) = check.switch_within else {
-        return Finding::ok(CHECK, "not tried, as asked");
-    };
-    let Ok(major) = PgMajor::try_from(facts.version / 10_000) else {
-        return unknown("not tried", "see `server`");
-    };
-    if facts.in_recovery {
-        return Finding::ok(CHECK, "not tried: a standby cannot switch");
-    }
-    let name = match session.switch_wal().await {
-        Ok(name) => name,
-        Err(error) => {
-            let hint = "the user needs the right to execute pg_switch_wal(), or use `--no-switch`";
-            return Finding::not_ok(CHECK, Level::Unknown, error.to_string(), hint);
-        }
-    };
-    let ident = ClusterIdent { system_id: facts.system_id, major };
-    let begin = Instant::now();
-    while begin.elapsed() < within {
-        match arrived(repository, ident, name).await {
-            Ok(true) => {
-                let seconds = begin.elapsed().as_secs_f32();
-                return Finding::ok(CHECK, format!("segment `{name}` was in the store after {seconds:.1} s"));
-            }
-            Ok(false) => sleep(Duration::from_millis(200)).await,
-            Err(error) => return Finding::failed(CHECK, error.into()),
-        }
-    }
-    let message = format!("segment `{name}` was switched but is not in the store after {} s", within.as_secs());
-    Finding::not_ok(CHECK, Level::Fail, message, "the server's log has the reason; `--within` gives it more time")
-}
-
-async fn arrived(repository: &Repository, ident: ClusterIdent, name: WalName) -> Result<bool, RepoError> {
-    match repository.find_generation(ident).await {
-        Ok(generation) => Ok(repository.archive(generation).header_of(name).await?.is_some()),
-        Err(RepoError::NoIdentity { .. }) => Ok(false),
-        Err(error) => Err(error),
     }
 }

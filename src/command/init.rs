@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::bounds::bounded;
+use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::wal_push::find_data_dir;
 use super::{Circumstances, RepositorySettings};
@@ -51,19 +51,20 @@ pub async fn open_generation(
     pgdata: Option<PathBuf>,
     circumstances: &Circumstances,
 ) -> Result<Generation, Failure> {
-    let found = match pgdata {
-        // What is named counts here, not where we happen to be.
-        Some(named) => DataDir::at(named).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?,
-        None => find_data_dir(Path::new(""), None)?,
-    };
-    let data_dir = found.ok_or_else(|| {
-        Failure::new(FailureKind::Usage, "no data directory was found").with_hint("give `--pgdata DIR`")
-    })?;
-    let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    let work = async {
+    let (repository, circumstances) = (repository.clone(), circumstances.clone());
+    let work = apart(move || async move {
+        let found = match pgdata {
+            // What is named counts here, not where we happen to be.
+            Some(named) => DataDir::at(named).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?,
+            None => find_data_dir(Path::new(""), None)?,
+        };
+        let data_dir = found.ok_or_else(|| {
+            Failure::new(FailureKind::Usage, "no data directory was found").with_hint("give `--pgdata DIR`")
+        })?;
+        let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
         let repository = repository.open().await?;
         Ok(repository.open_generation(facts.ident, circumstances.now, &circumstances.writer).await?)
-    };
+    });
     bounded(work, Some(LONGEST), None).await
 }
 

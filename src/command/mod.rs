@@ -2,6 +2,7 @@
 //!
 //! Commands print nothing, read no flags or environment and never exit: `cli` does that.
 
+pub mod archive_command;
 pub mod backfill;
 pub mod backup_copy;
 pub mod backup_finish;
@@ -10,8 +11,10 @@ pub mod backup_plan;
 pub mod basebackup;
 pub mod bounds;
 pub mod check;
+pub mod check_archiver;
 pub mod check_server;
 pub mod check_store;
+pub mod check_switch;
 pub mod failure;
 pub mod init;
 pub mod pace;

@@ -4,17 +4,16 @@
 //! is proven: the store says that the object is missing, the repository's identity is there and names this cluster, and
 //! nothing later is there. Everything else is a failure.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
 use super::RepositorySettings;
-use super::bounds::bounded;
+use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, Incoming};
@@ -72,13 +71,17 @@ const REPORT_EVERY: Duration = Duration::from_secs(30);
 /// Tries until it succeeds, fails for good, or the budget is used up without progress.
 async fn patiently(fetch: &WalFetch) -> Result<Fetched, Failure> {
     let progress = Arc::new(AtomicU64::new(0));
-    let last = RefCell::new(None);
+    let last = Arc::new(Mutex::new(None));
+    // Apart: reading local files may hang, and then the budget must hold all the same.
+    let (wanted, moves, failed) = (fetch.clone(), Arc::clone(&progress), Arc::clone(&last));
+    let work = apart(move || async move { try_again_and_again(&wanted, &moves, &failed).await });
     tokio::select! {
         biased;
-        done = try_again_and_again(fetch, &progress, &last) => done,
+        done = work => done,
         () = no_progress(fetch.retry, &progress) => {
             let budget = humantime::format_duration(fetch.retry);
-            let failure = last.take().unwrap_or_else(|| Failure::new(FailureKind::Unavailable, "the store does not answer"));
+            let failure = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let failure = failure.unwrap_or_else(|| Failure::new(FailureKind::Unavailable, "the store does not answer"));
             Err(Failure { message: format!("{} (tried for {budget})", failure.message), ..failure })
         }
     }
@@ -97,7 +100,7 @@ async fn no_progress(budget: Duration, progress: &AtomicU64) {
 async fn try_again_and_again(
     fetch: &WalFetch,
     progress: &Arc<AtomicU64>,
-    last: &RefCell<Option<Failure>>,
+    last: &Mutex<Option<Failure>>,
 ) -> Result<Fetched, Failure> {
     let pauses =
         ExponentialBuilder::new().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(5));
@@ -126,7 +129,7 @@ async fn try_again_and_again(
         } else {
             tracing::info!("`{}`: {failure}; trying again", fetch.name);
         }
-        last.replace(Some(failure));
+        last.lock().unwrap_or_else(PoisonError::into_inner).replace(failure);
         sleep(pauses.next().unwrap_or(Duration::from_secs(5))).await;
     }
 }

@@ -3,12 +3,13 @@
 //! Success is said when the store has the object and it equals the file, and at no other time.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::sleep;
 
-use super::bounds::{Stopping, bounded};
+use super::bounds::{Stopping, apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::{Circumstances, RepositorySettings};
 use crate::disk::data_dir::ClusterFacts;
@@ -56,21 +57,26 @@ pub enum Pushed {
 
 /// Runs the command within its bounds.
 pub async fn run(push: WalPush, circumstances: &Circumstances) -> Result<Pushed, Failure> {
-    let data_dir = find_data_dir(&push.path, push.settings.pgdata.as_deref())?;
-    let stopping =
-        data_dir.as_ref().map(|found| Stopping { pgdata: found.path().to_owned(), grace: push.settings.stop_deadline });
-    let deadline = Some(push.settings.deadline);
-    let work = async {
+    let (name, deadline) = (push.name, Some(push.settings.deadline));
+    let pgdata = Arc::new(OnceLock::new());
+    let stopping = Stopping { pgdata: Arc::clone(&pgdata), grace: push.settings.stop_deadline };
+    let circumstances = circumstances.clone();
+    // Apart: reading local files may hang, and PostgreSQL waits for us without limit.
+    let work = apart(move || async move {
+        let data_dir = find_data_dir(&push.path, push.settings.pgdata.as_deref())?;
+        if let Some(found) = &data_dir {
+            pgdata.set(found.path().to_owned()).ok();
+        }
         refuse_unfinished(&push, data_dir.as_ref())?;
         // The first two moments of work overlap: reading the file on a thread, connecting here.
-        let file = prepare(&push.path, push.name, data_dir.as_ref(), &push.settings, circumstances)?;
+        let file = prepare(&push.path, push.name, data_dir.as_ref(), &push.settings, &circumstances)?;
         let repository = push.settings.repository.open().await?;
-        let history = companion_history(&push, data_dir.as_ref(), circumstances)?;
-        archive_all(&repository, file, history, circumstances).await
-    };
-    bounded(work, deadline, stopping)
+        let history = companion_history(&push, data_dir.as_ref(), &circumstances)?;
+        archive_all(&repository, file, history, &circumstances).await
+    });
+    bounded(work, deadline, Some(stopping))
         .await
-        .map_err(|failure| failure.context(format!("`{}` is not archived", push.name)))
+        .map_err(|failure| failure.context(format!("`{name}` is not archived")))
 }
 
 /// A file that is being read and compressed on a thread of its own.

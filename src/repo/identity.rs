@@ -38,6 +38,8 @@ pub struct Identity {
 const FORMAT: &str = "pgark-1";
 const NO_ENCRYPTION: &str = "none";
 const LARGEST: usize = 64 << 10;
+/// How many names are looked at when an identity is missing.
+const PAGE: usize = 100;
 
 impl Identity {
     fn new(generation: Generation, ident: ClusterIdent, created: Timestamp, writer: &Writer) -> Self {
@@ -157,12 +159,16 @@ impl Repository {
             Err(RepoError::NoIdentity { .. }) => {}
             other => return other,
         }
-        if let Some(example) = self.any_generation_data().await? {
+        match self.refuse_lost_identity().await {
+            Ok(()) => {}
             // Another first push may have come between the two looks.
-            return match self.find_generation(ident).await {
-                Err(RepoError::NoIdentity { repository }) => Err(RepoError::LostIdentity { repository, example }),
-                other => other,
-            };
+            Err(lost @ RepoError::LostIdentity { .. }) => {
+                return match self.find_generation(ident).await {
+                    Err(RepoError::NoIdentity { .. }) => Err(lost),
+                    other => other,
+                };
+            }
+            Err(error) => return Err(error),
         }
         self.create_identity(Identity::new(Generation::FIRST, ident, now, writer)).await?;
         self.find_generation(ident).await
@@ -197,15 +203,32 @@ impl Repository {
         Ok(self.store.put(&key, identity.encode()?, &UserMetadata::new()).await?)
     }
 
-    /// The key of something that generations hold. Their names begin with digits, which sort before all else.
+    /// [`RepoError::LostIdentity`] where generations hold something. To be asked when there is no identity.
+    pub async fn refuse_lost_identity(&self) -> Result<(), RepoError> {
+        match self.any_generation_data().await? {
+            Some(example) => Err(RepoError::LostIdentity { repository: self.describe(), example }),
+            None => Ok(()),
+        }
+    }
+
+    /// The name of something that generations hold. Their names begin with digits; what sorts before those is passed over.
+    /// Of what lies among them without being theirs a page is looked at: where there is more, it counts as theirs.
     async fn any_generation_data(&self) -> Result<Option<String>, RepoError> {
+        let root = self.layout.root();
+        let (first, behind) = (format!("{root}0"), format!("{root}:"));
+        let mut looked = 0;
         let mut example = None;
         self.store
-            .visit_after(self.layout.root(), None, 1, |listed| {
-                if self.layout.is_generation_data(&listed.name) {
-                    example = Some(listed.name.clone());
+            .visit_after(root, Some(&first), PAGE, |listed| {
+                looked += 1;
+                if listed.name >= behind {
+                    return Visit::Enough;
                 }
-                Visit::Enough
+                if self.layout.is_generation_data(&listed.name) || looked >= PAGE {
+                    example = Some(listed.name.clone());
+                    return Visit::Enough;
+                }
+                Visit::More
             })
             .await?;
         Ok(example)
@@ -276,6 +299,34 @@ mod tests {
             store.put(&key, Bytes::from_static(b"x"), &UserMetadata::new()).await.unwrap();
             let error = repository.find_or_begin(ident(7, 15), Timestamp::UNIX_EPOCH, &writer()).await.unwrap_err();
             assert!(matches!(error, RepoError::LostIdentity { .. }), "{error}");
+        });
+    }
+
+    /// Names that sort before and among those of generations must not hide what these hold.
+    #[test]
+    fn stray_names_do_not_hide_data_without_an_identity() {
+        run(async {
+            let data = "main/2/wal/00000001/00000000/000000010000000000000001.zst";
+            let strays = ["main/-x/note", "main/0", "main/00/x", "main/01/x", "main/1", "main/1-old/x", "main/10"];
+            for with_data in [false, true] {
+                let (store, repository) = repository();
+                for key in strays.iter().copied().chain(with_data.then_some(data)) {
+                    store.put(&key.parse().unwrap(), Bytes::from_static(b"x"), &UserMetadata::new()).await.unwrap();
+                }
+                let begun = repository.find_or_begin(ident(7, 15), Timestamp::UNIX_EPOCH, &writer()).await;
+                match with_data {
+                    false => assert_eq!(begun.unwrap(), Generation(1)),
+                    true => assert!(matches!(begun, Err(RepoError::LostIdentity { .. })), "{begun:?}"),
+                }
+            }
+            // Too many to be looked through: in doubt it is refused.
+            let (store, repository) = repository();
+            for number in 0..PAGE {
+                let key = format!("main/0-{number}").parse().unwrap();
+                store.put(&key, Bytes::from_static(b"x"), &UserMetadata::new()).await.unwrap();
+            }
+            let begun = repository.find_or_begin(ident(7, 15), Timestamp::UNIX_EPOCH, &writer()).await;
+            assert!(matches!(begun, Err(RepoError::LostIdentity { .. })), "{begun:?}");
         });
     }
 

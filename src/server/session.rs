@@ -1,6 +1,5 @@
 //! A SQL session with the server: settings, state of the archiver, a WAL switch.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -8,8 +7,8 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::conninfo::Conninfo;
-use super::tls::client_config;
+use super::conninfo::{Conninfo, Server};
+use super::tls::{Tls, client_config};
 use crate::postgres::{SystemId, WalName};
 
 /// The server did not do what it was asked.
@@ -23,7 +22,7 @@ pub struct Session {
 }
 
 /// What `pg_stat_archiver` and a few settings say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerFacts {
     /// `server_version_num`
     pub version: u32,
@@ -35,6 +34,8 @@ pub struct ServerFacts {
     pub wal_level: String,
     /// `archive_command`
     pub archive_command: String,
+    /// `archive_library`, of PostgreSQL 15 and newer: where it is set, `archive_command` is not run.
+    pub archive_library: String,
     /// `archive_timeout` in seconds.
     pub archive_timeout: i64,
     /// Whether the server is a standby.
@@ -43,6 +44,25 @@ pub struct ServerFacts {
     pub failed_count: i64,
     /// The file that failed last, if nothing was archived since.
     pub failing: Option<String>,
+    /// The newest file that was archived, and how many seconds ago, since the statistics began.
+    pub last_archived: Option<(String, f64)>,
+    /// The segment that is being written, and how many bytes a segment has; of a standby unknown.
+    pub writing: Option<(String, i64)>,
+    /// Files that wait for the archiver, and the age of the oldest in seconds, if the user may see that.
+    pub waiting: Option<(i64, f64)>,
+}
+
+/// `pg_stat_archiver` at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archiver {
+    /// Files that were archived.
+    pub archived_count: i64,
+    /// The newest of them.
+    pub last_archived: Option<String>,
+    /// Tries that failed.
+    pub failed_count: i64,
+    /// Of which file the last one was.
+    pub last_failed: Option<String>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,21 +72,31 @@ impl Session {
     pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
         let describe = conninfo.describe();
         let failed = |why: String| ServerError(format!("cannot connect to PostgreSQL ({describe}): {why}"));
-        let config = configure(conninfo).map_err(&failed)?;
-        let verify = matches!(conninfo.get("sslmode"), Some("verify-ca" | "verify-full"));
-        let root = conninfo.get("sslrootcert").map(Path::new);
-        let tls = client_config(verify, root).map_err(|e| failed(e.to_string()))?;
-        let connecting = config.connect(MakeRustlsConnect::new(tls));
-        let (client, connection) = timeout(PATIENCE, connecting)
-            .await
-            .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
-            .map_err(|e| failed(reason(&e)))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to PostgreSQL ended: {error}");
-            }
-        });
-        Ok(Session { client })
+        let tls = client_config(&conninfo.tls).map_err(|e| failed(e.to_string()))?;
+        let patience = conninfo.connect_timeout.unwrap_or(PATIENCE);
+        let mut last = "no server is named".to_owned();
+        for server in &conninfo.servers {
+            let config = configure(conninfo, server);
+            let connecting = config.connect(MakeRustlsConnect::new(tls.clone()));
+            let (client, connection) = match timeout(patience, connecting).await {
+                Ok(Ok(connected)) => connected,
+                Ok(Err(error)) => {
+                    last = reason(&error);
+                    continue;
+                }
+                Err(_) => {
+                    last = format!("no answer within {} s", patience.as_secs());
+                    continue;
+                }
+            };
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!("the connection to PostgreSQL ended: {error}");
+                }
+            });
+            return Ok(Session { client });
+        }
+        Err(failed(last))
     }
 
     /// Asks for everything that `check` judges.
@@ -78,9 +108,18 @@ impl Session {
                  current_setting('wal_level'), current_setting('archive_command'), \
                  (select setting::int8 from pg_settings where name = 'archive_timeout'), pg_is_in_recovery(), \
                  a.failed_count, case when a.last_failed_time > coalesce(a.last_archived_time, '-infinity') \
-                 then a.last_failed_wal end from pg_stat_archiver a",
+                 then a.last_failed_wal end, coalesce(current_setting('archive_library', true), ''), \
+                 a.last_archived_wal, extract(epoch from now() - a.last_archived_time)::float8, \
+                 case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end, \
+                 (select setting::int8 from pg_settings where name = 'wal_segment_size') from pg_stat_archiver a",
             )
             .await?;
+        let waiting = self
+            .one(
+                "select count(*), coalesce(extract(epoch from now() - min(modification)), 0)::float8 \
+                 from pg_ls_archive_statusdir() where name like '%.ready'",
+            )
+            .await;
         let text = |at: usize| row.try_get::<_, String>(at).map_err(|e| ServerError(reason(&e)));
         let number = |at: usize| row.try_get::<_, i64>(at).map_err(|e| ServerError(reason(&e)));
         Ok(ServerFacts {
@@ -89,20 +128,42 @@ impl Session {
             archive_mode: text(2)?,
             wal_level: text(3)?,
             archive_command: text(4)?,
+            archive_library: text(9)?,
             archive_timeout: number(5)?,
             in_recovery: row.try_get(6).map_err(|e| ServerError(reason(&e)))?,
             failed_count: number(7)?,
             failing: row.try_get(8).map_err(|e| ServerError(reason(&e)))?,
+            last_archived: row.try_get(10).ok().zip(row.try_get(11).ok()),
+            writing: row.try_get(12).ok().zip(row.try_get(13).ok()),
+            // The right to look is that of superusers and of pg_monitor.
+            waiting: waiting.ok().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))),
         })
     }
 
-    /// Writes a little WAL, ends the segment, and returns its name: it will be archived now.
-    pub async fn switch_wal(&self) -> Result<WalName, ServerError> {
+    /// Writes a little WAL, so that the current segment can be switched, and returns its name.
+    pub async fn current_segment(&self) -> Result<WalName, ServerError> {
         // A transaction with an id writes a commit record: a segment without anything in it is not switched.
         self.one("select txid_current()").await?;
-        let row = self.one("select pg_walfile_name(pg_switch_wal())").await?;
-        let name: String = row.try_get(0).map_err(|e| ServerError(reason(&e)))?;
-        name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
+        // The insert position is never on the boundary of two segments, where `pg_walfile_name` means the one before.
+        wal_name(&self.one("select pg_walfile_name(pg_current_wal_insert_lsn())").await?, 0)
+    }
+
+    /// Ends the current segment, and returns its name: it will be archived now.
+    pub async fn switch_wal(&self) -> Result<WalName, ServerError> {
+        wal_name(&self.one("select pg_walfile_name(pg_switch_wal())").await?, 0)
+    }
+
+    /// What the archiver has done so far.
+    pub async fn archiver(&self) -> Result<Archiver, ServerError> {
+        let sql = "select archived_count, last_archived_wal, failed_count, last_failed_wal from pg_stat_archiver";
+        let row = self.one(sql).await?;
+        let bad = |e: tokio_postgres::Error| ServerError(reason(&e));
+        Ok(Archiver {
+            archived_count: row.try_get(0).map_err(bad)?,
+            last_archived: row.try_get(1).map_err(bad)?,
+            failed_count: row.try_get(2).map_err(bad)?,
+            last_failed: row.try_get(3).map_err(bad)?,
+        })
     }
 
     /// The connection, for questions of other rooms.
@@ -117,30 +178,31 @@ impl Session {
     }
 }
 
-fn configure(conninfo: &Conninfo) -> Result<Config, String> {
+fn wal_name(row: &tokio_postgres::Row, at: usize) -> Result<WalName, ServerError> {
+    let name: String = row.try_get(at).map_err(|e| ServerError(reason(&e)))?;
+    name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
+}
+
+fn configure(conninfo: &Conninfo, server: &Server) -> Config {
     let mut config = Config::new();
-    let get = |name| conninfo.get(name).unwrap_or_default();
-    for host in get("host").split(',').filter(|host| !host.is_empty()) {
-        config.host(host);
+    config.host(&server.host).port(server.port).user(&conninfo.user).dbname(&conninfo.database);
+    if let Some(address) = server.address {
+        config.hostaddr(address);
     }
-    for address in get("hostaddr").split(',').filter(|address| !address.is_empty()) {
-        config.hostaddr(address.parse().map_err(|_| format!("`{address}` is not an address"))?);
+    config.application_name(conninfo.application_name.as_deref().unwrap_or("pgark"));
+    if let Some(options) = &conninfo.options {
+        config.options(options);
     }
-    for port in get("port").split(',') {
-        config.port(port.parse().map_err(|_| format!("`{port}` is not a port"))?);
-    }
-    config.user(get("user")).dbname(get("dbname")).connect_timeout(PATIENCE);
-    config.application_name(conninfo.get("application_name").unwrap_or("pgark"));
-    if let Some(password) = conninfo.get("password") {
+    if let Some(password) = &server.password {
         config.password(password);
     }
-    config.ssl_mode(match conninfo.get("sslmode").unwrap_or("prefer") {
-        "disable" => SslMode::Disable,
-        "allow" | "prefer" => SslMode::Prefer,
-        "require" | "verify-ca" | "verify-full" => SslMode::Require,
-        other => return Err(format!("`{other}` is not an sslmode")),
+    config.ssl_mode(match &conninfo.tls {
+        _ if server.is_socket() => SslMode::Disable,
+        Tls::Off => SslMode::Disable,
+        Tls::IfOffered => SslMode::Prefer,
+        Tls::Encrypted | Tls::VerifyAuthority(_) | Tls::VerifyHost(_) => SslMode::Require,
     });
-    Ok(config)
+    config
 }
 
 /// The server's own words, or the cause of a broken connection.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Damage};
 use super::{
     Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind, UserMetadata,
 };
@@ -107,8 +107,12 @@ impl ObjectStore for FaultyStore {
         self.inner.conditional_writes()
     }
 
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Option<bool>, StoreError> {
+    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError> {
         self.around(self.inner.refuses_damage(key)).await
+    }
+
+    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
+        self.around(self.inner.put_in_parts(key, body)).await
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Damage};
 use super::{Get, Head, KeyPrefix, ListPage, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind, UserMetadata};
 
 /// At most `requests` calls to the inner store at once; a body that is still being read no longer counts.
@@ -69,8 +69,13 @@ impl ObjectStore for LimitStore {
         self.inner.conditional_writes()
     }
 
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Option<bool>, StoreError> {
+    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError> {
         let _permit = self.permit().await?;
         self.inner.refuses_damage(key).await
+    }
+
+    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
+        let _permit = self.permit().await?;
+        self.inner.put_in_parts(key, body).await
     }
 }

@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::local_list::list_page;
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Damage};
 use super::{
     Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError, StoreErrorKind,
     UserMetadata,
@@ -237,7 +237,11 @@ impl ObjectStore for LocalStore {
         format!("file://{}", self.root.display())
     }
 
-    async fn refuses_damage(&self, _key: &ObjectKey) -> Result<Option<bool>, StoreError> {
+    async fn refuses_damage(&self, _key: &ObjectKey) -> Result<Damage, StoreError> {
+        Ok(Damage::NoNetwork)
+    }
+
+    async fn put_in_parts(&self, _key: &ObjectKey, _body: Bytes) -> Result<Option<Put>, StoreError> {
         Ok(None)
     }
 }

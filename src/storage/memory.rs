@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Damage};
 use super::{
     Get, Head, KeyPrefix, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
     StoreErrorKind, UserMetadata,
@@ -109,7 +109,11 @@ impl ObjectStore for MemoryStore {
         "memory".to_owned()
     }
 
-    async fn refuses_damage(&self, _key: &ObjectKey) -> Result<Option<bool>, StoreError> {
+    async fn refuses_damage(&self, _key: &ObjectKey) -> Result<Damage, StoreError> {
+        Ok(Damage::NoNetwork)
+    }
+
+    async fn put_in_parts(&self, _key: &ObjectKey, _body: Bytes) -> Result<Option<Put>, StoreError> {
         Ok(None)
     }
 }

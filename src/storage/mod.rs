@@ -17,6 +17,7 @@ pub mod s3_client;
 pub mod s3_credentials;
 pub mod s3_error;
 pub mod s3_multipart;
+pub mod settings_file;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{KeyPrefix, ObjectKey};

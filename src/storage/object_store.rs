@@ -98,6 +98,19 @@ pub enum Continuation {
     Token(String),
 }
 
+/// What became of an upload whose bytes do not fit its checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Bytes do not cross a network.
+    NoNetwork,
+    /// It was refused for its checksum.
+    Refused,
+    /// It was taken.
+    Accepted,
+    /// It was refused for another reason: the answer's code.
+    Unclear(String),
+}
+
 /// A place that keeps bytes by key.
 ///
 /// * Objects are created and deleted, never changed: `put` is create-only and atomic. Of several
@@ -135,9 +148,11 @@ pub trait ObjectStore: Send + Sync + Debug {
         true
     }
 
-    /// Another: is an upload refused when its bytes do not fit its checksum? `None` where no network lies between.
-    /// May leave an object under `key`.
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Option<bool>, StoreError>;
+    /// Another: is an upload refused when its bytes do not fit its checksum? May leave an object under `key`.
+    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError>;
+
+    /// Another: `put`, in the way that large objects go. `None` where all go the same way.
+    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError>;
 }
 
 /// Comforts on top of [`ObjectStore`].

@@ -2,6 +2,9 @@
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ServerSideEncryption as Sse, StorageClass};
 use base64::Engine;
@@ -9,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Damage};
 use super::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, connect};
 use super::s3_error::{answer, classify};
 use super::{
@@ -69,24 +72,8 @@ impl S3Store {
     }
 
     async fn put_single(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
-        let (sse, kms_key) = self.sse();
-        let length = body.len() as u64;
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.settings.bucket)
-            .key(self.full_key(key))
-            .set_metadata(Some(user.clone().into_iter().collect()))
-            .checksum_sha256(BASE64.encode(Sha256::of(&body).0))
-            .set_storage_class(self.storage_class())
-            .set_server_side_encryption(sse)
-            .set_ssekms_key_id(kms_key)
-            .set_if_none_match(self.by_store().then(|| "*".to_owned()))
-            .body(ByteStream::from(body))
-            .customize()
-            .config_override(self.settings.timeouts.for_body(length));
-        let request = if self.settings.sign_payload { request } else { request.disable_payload_signing() };
-        match request.send().await {
+        let checksum = Sha256::of(&body);
+        match self.send(key, body, checksum, user).await {
             Ok(output) if output.e_tag().is_some() => Ok(Put::Created),
             // S3 always sends the tag of what it stored. Something else may have answered.
             Ok(_) => Err(StoreError::new(
@@ -96,6 +83,33 @@ impl S3Store {
             Err(error) if answer(&error).is_some_and(|a| a.status == 412) => Ok(Put::Exists),
             Err(error) => Err(self.put_error(classify(&self.at("writing", key), error))),
         }
+    }
+
+    async fn send(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        checksum: Sha256,
+        user: &UserMetadata,
+    ) -> Result<PutObjectOutput, SdkError<PutObjectError, HttpResponse>> {
+        let (sse, kms_key) = self.sse();
+        let length = body.len() as u64;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(key))
+            .set_metadata(Some(user.clone().into_iter().collect()))
+            .checksum_sha256(BASE64.encode(checksum.0))
+            .set_storage_class(self.storage_class())
+            .set_server_side_encryption(sse)
+            .set_ssekms_key_id(kms_key)
+            .set_if_none_match(self.by_store().then(|| "*".to_owned()))
+            .body(ByteStream::from(body))
+            .customize()
+            .config_override(self.settings.timeouts.for_body(length));
+        let request = if self.settings.sign_payload { request } else { request.disable_payload_signing() };
+        request.send().await
     }
 
     pub(super) fn put_error(&self, error: StoreError) -> StoreError {
@@ -258,20 +272,24 @@ impl ObjectStore for S3Store {
         self.by_store()
     }
 
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Option<bool>, StoreError> {
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.settings.bucket)
-            .key(self.full_key(key))
-            .checksum_sha256(BASE64.encode(Sha256::of(b"other bytes").0))
-            .body(ByteStream::from_static(b"these bytes"))
-            .customize()
-            .disable_payload_signing();
-        match request.send().await {
-            Ok(_) => Ok(Some(false)),
-            Err(error) if answer(&error).is_some_and(|a| a.status == 400) => Ok(Some(true)),
-            Err(error) => Err(classify(&self.at("writing with a wrong checksum", key), error)),
+    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError> {
+        // Like every other write but for the checksum: a store that does not take those for other reasons proves nothing.
+        let checksum = Sha256::of(b"other bytes");
+        match self.send(key, Bytes::from_static(b"these bytes"), checksum, &UserMetadata::new()).await {
+            Ok(_) => Ok(Damage::Accepted),
+            Err(error) => match answer(&error).map(|answer| answer.code) {
+                Some(Some("BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch")) => Ok(Damage::Refused),
+                Some(Some(code)) => Ok(Damage::Unclear(code.to_owned())),
+                _ => Err(classify(&self.at("writing with a wrong checksum", key), error)),
+            },
+        }
+    }
+
+    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
+        match self.by_store() {
+            true => s3_multipart::put(self, key, body, &UserMetadata::new()).await.map(Some),
+            // What is asked about, the condition, is not sent.
+            false => Ok(None),
         }
     }
 }

@@ -12,7 +12,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::{Builder, tls};
 
 use super::s3_credentials::{Credentials, resolve};
-use super::{KeyPrefix, StoreError, StoreErrorKind};
+use super::{KeyPrefix, StoreError, StoreErrorKind, settings_file};
 
 /// How an S3 store is reached.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ fn http_client(settings: &S3Settings) -> Result<SharedHttpClient, StoreError> {
         let unreadable = |e: std::io::Error| {
             StoreError::new(StoreErrorKind::Misconfigured, format!("cannot read `ca_file` {}: {e}", path.display()))
         };
-        let pem = std::fs::read(path).map_err(unreadable)?;
+        let pem = settings_file::read(path).map_err(unreadable)?.bytes;
         if !pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----") {
             let message = format!("`ca_file` {} holds no PEM certificate", path.display());
             return Err(StoreError::new(StoreErrorKind::Misconfigured, message));

@@ -4,7 +4,7 @@
 //! is silent, asking costs a second.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -18,30 +18,48 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_types::region::Region;
 
-use super::{StoreError, StoreErrorKind};
+use super::{StoreError, StoreErrorKind, settings_file};
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Kept);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kept {
+    Here(String),
+    InFile { path: PathBuf, setting: String },
+}
 
 impl Secret {
     /// Hides `text`.
     pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
+        Secret(Kept::Here(text.into()))
     }
 
-    /// The text, for whom it is meant.
-    pub fn reveal(&self) -> &str {
-        &self.0
+    /// The first line of a file that `setting` names; it is read when the secret is needed. The path is not shown either:
+    /// it may be the secret itself, in the wrong place.
+    pub fn in_file(path: impl Into<PathBuf>, setting: impl Into<String>) -> Self {
+        Secret(Kept::InFile { path: path.into(), setting: setting.into() })
     }
 
-    /// Reads the first line of a file.
-    pub fn from_file(path: &Path) -> Result<Self, StoreError> {
-        let unreadable = |e: std::io::Error| {
-            StoreError::new(StoreErrorKind::Misconfigured, format!("cannot read the secret in {}: {e}", path.display()))
+    /// The text, for whom it is meant. Blocking: the file may lie on a disk that does not answer.
+    pub fn reveal(&self) -> Result<String, StoreError> {
+        let (path, setting) = match &self.0 {
+            Kept::Here(text) => return Ok(text.clone()),
+            Kept::InFile { path, setting } => (path, setting),
         };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Ok(Secret(text.lines().next().unwrap_or_default().trim().to_owned()))
+        let refused = |why: String| {
+            StoreError::new(
+                StoreErrorKind::Misconfigured,
+                format!("cannot read the file that `{setting}` names: {why}"),
+            )
+            .with_hint("it must be the path of a small file that the server's user can read, and not the secret itself")
+        };
+        let text = settings_file::read_text(path).map_err(|e| refused(e.to_string()))?;
+        match text.lines().next().unwrap_or_default().trim() {
+            "" => Err(refused("its first line is empty".to_owned())),
+            line => Ok(line.to_owned()),
+        }
     }
 }
 
@@ -98,8 +116,8 @@ pub async fn resolve(
         ProviderConfig::empty().with_http_client(http_client.clone()).with_region(region.clone().map(Region::new));
     let provider = match credentials {
         Credentials::Static { access_key_id, secret_access_key, session_token } => {
-            let token = session_token.as_ref().map(|token| token.reveal().to_owned());
-            let secret = secret_access_key.reveal();
+            let token = session_token.as_ref().map(Secret::reveal).transpose()?;
+            let secret = secret_access_key.reveal()?;
             SharedCredentialsProvider::new(aws_credential_types::Credentials::new(
                 access_key_id,
                 secret,

@@ -18,6 +18,10 @@ fn searched(what: &str, outcome: Outcome) -> i32 {
 
 /// Everything that a call could say, with the settings that make it talk.
 fn all_outputs(what: &str, prepare: impl Fn(Call) -> Call) {
+    outputs(what, &[None, Some(Fault::AccessDenied403), Some(Fault::Status500), Some(Fault::Silence)], prepare);
+}
+
+fn outputs(what: &str, faults: &[Option<Fault>], prepare: impl Fn(Call) -> Call) {
     let repository = Repository::s3();
     let cluster = FakeCluster::new();
     cluster.segment(ONE, 1);
@@ -31,10 +35,10 @@ fn all_outputs(what: &str, prepare: impl Fn(Call) -> Call) {
         &["config", "show", "--json"],
         &["config", "check"],
     ];
-    for fault in [None, Some(Fault::AccessDenied403), Some(Fault::Status500), Some(Fault::Silence)] {
+    for fault in faults {
         repository.double().clear_faults();
         if let Some(fault) = fault {
-            repository.double().fault(Rule::new(fault));
+            repository.double().fault(Rule::new(fault.clone()));
         }
         for words in calls {
             let call = Call::new(words).impatient().envs(repository.env()).within(cluster.path());
@@ -110,14 +114,42 @@ fn where_it_does_not_belong() {
         ("PGARK_REPO__ENDPOINT", format!("https://id:{CANARY}@host")),
         ("PGARK_REPO__SECRET_ACCESS_KEYS", CANARY.to_owned()),
         ("PGARK_SECRET", CANARY.to_owned()),
+        // The secret where its file's path belongs, and where nobody expects one.
+        ("PGARK_REPO__SESSION_TOKEN_FILE", CANARY.to_owned()),
+        ("PGARK_REPO__SECRET_ACCESS_KEY_FILE", format!("/{CANARY}")),
+        ("PGARK_CLUSTER__CONNINFO", format!("user=me;password={CANARY} host=/nonexistent")),
+        ("PGARK_CLUSTER__CONNINFO", format!("host=/nonexistent port=5432;{CANARY}")),
+        ("PGARK_CLUSTER__CONNINFO", format!("host=/nonexistent sslmode={CANARY}")),
+        ("PGARK_CLUSTER__CONNINFO", format!("host=/nonexistent {CANARY}=x")),
+        ("PGARK_CLUSTER__CONNINFO", format!("host=/nonexistent dbname='x password={CANARY}'")),
+        ("PGARK_CLUSTER__CONNINFO", format!("postgresql://me:{CANARY}@127.0.0.1:1/x")),
+        ("PGSERVICE", CANARY.to_owned()),
+        ("PGSSLMODE", CANARY.to_owned()),
+        ("PGARK_REPO__CREDENTIALS", CANARY.to_owned()),
+        ("PGARK_REPO__SIGN_PAYLOAD", CANARY.to_owned()),
+        ("PGARK_REPO__ATTEMPTS", CANARY.to_owned()),
+        ("PGARK_REPO__REQUEST_TIMEOUT", CANARY.to_owned()),
     ] {
-        all_outputs(name, |call| call.env(name, value.clone()));
+        // Settings are refused before the store is asked, or never shown.
+        outputs(name, &[None, Some(Fault::AccessDenied403)], |call| {
+            let call = call.env("PGARK_REPO__ACCESS_KEY_ID", "id");
+            let call = call.env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "/etc/hostname");
+            call.env(name, value.clone())
+        });
     }
     let url = format!("s3://id:{CANARY}@bucket/x");
     for words in
         [&["--repo", &url, "config", "show"][..], &["--repo", &url, "wal-push", ONE], &["--repo", &url, "check"]]
     {
         searched("a flag", Call::new(words).run());
+    }
+    for words in [
+        &["check", "--within", CANARY][..],
+        &["wal-push", ONE, "--deadline", CANARY],
+        &["--repo", "file:///tmp", "check", "--conninfo", &format!("password={CANARY}")],
+        &["wal-push", ONE, "--secret-access-key", "x"],
+    ] {
+        searched("a flag with a value", Call::new(words).run());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -77,6 +78,135 @@ fn a_server_that_is_set_up_wrong() {
     assert_eq!(level(&report, "cluster"), "FAIL", "{report}");
 }
 
+/// An object of the right name is no proof: another server may have stored it, or PostgreSQL may not believe it.
+#[test]
+fn a_segment_counts_when_postgresql_archived_it() {
+    let repository = Repository::local();
+    let push = format!("{} wal-push %p %f", binary().display());
+    let builder = || Cluster::builder().conf("archive_timeout = 60");
+    let primary = with_environment(builder().archive_command(&push), &repository).initialise();
+    let place = Scratch::new("clone");
+    let copy = place.path().join("data");
+    let copied = Account::of_servers().run(Command::new("cp").arg("-a").args([primary.data_dir(), &copy])).status();
+    assert!(copied.unwrap().success());
+    let clone = with_environment(builder(), &repository).on_directory(&copy);
+    primary.start();
+    for _ in 0..8 {
+        primary.execute("select txid_current()");
+        primary.switch_wal();
+    }
+    primary.archive_everything(std::time::Duration::from_secs(60));
+    clone.start();
+    let (code, report) = check(&repository, &["--conninfo", &clone.endpoint().conninfo(), "--within", "2s"], &[]);
+    assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "FAIL"), "{report}");
+    assert!(report.to_string().contains("is in the store already"), "{report}");
+
+    // Stored, but the command fails, is killed, or says more than it did.
+    for (command, said) in [
+        (format!("{push} && false"), "archive_command fails for it"),
+        (format!("{push}; kill -9 $$"), "PostgreSQL has not archived it"),
+        ("true".to_owned(), "but it is not in the store"),
+    ] {
+        let repository = Repository::local();
+        let cluster = with_environment(builder().archive_command(&command), &repository).start();
+        let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--within", "3s"], &[]);
+        assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "FAIL"), "{command}: {report}");
+        assert!(report.to_string().contains(said), "{command}: {report}");
+    }
+}
+
+/// The command is read as the shell and this binary read it, and nothing of it is repeated.
+#[test]
+fn commands_that_do_not_archive_here() {
+    let repository = Repository::local();
+    let push = format!("{} wal-push %p %f", binary().display());
+    let cluster = with_environment(Cluster::builder(), &repository).start();
+    let conninfo = cluster.endpoint().conninfo();
+    for (command, expected, said) in [
+        (format!("{push} || true"), "FAIL", "told of success"),
+        (format!("{push} --repo file:///elsewhere"), "FAIL", "archives into file:///elsewhere, cluster `main`"),
+        (format!("{push} --cluster other"), "FAIL", "cluster `other`"),
+        (format!("PGARK_CLUSTER__NAME=other {push}"), "FAIL", "cluster `other`"),
+        (format!("{push} --config /nonexistent/pgark.toml"), "FAIL", "settings cannot be read"),
+        (format!("{push} --help"), "FAIL", "asks for help"),
+        (push.replace("%p ", ""), "FAIL", "`%p` is missing"),
+        (push.replace("wal-push", "wal-fetch"), "FAIL", "its verb is not"),
+        ("AWS_SECRET_ACCESS_KEY=CANARY aws s3 cp %p s3://b/%f".to_owned(), "FAIL", "runs `aws`, not"),
+        (format!("{push} 2>/dev/null"), "WARNING", "messages elsewhere"),
+        (format!("env PGARK_CLUSTER__NAME=main {push}"), "OK", "this binary"),
+    ] {
+        cluster.execute(&format!("alter system set archive_command = '{command}'"));
+        cluster.reload();
+        cluster.wait_until("reloaded", std::time::Duration::from_secs(30), || {
+            cluster.value("show archive_command") == command
+        });
+        let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
+        assert_eq!(level(&report, "archive_command"), expected, "{command}: {report}");
+        assert!(report.to_string().contains(said) && !report.to_string().contains("CANARY"), "{command}: {report}");
+    }
+}
+
+/// A command that is killed is not counted as a failure: only the files that wait tell.
+#[test]
+fn an_archiver_that_fails_without_counting() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().conf("archive_timeout = 60").archive_command("kill -9 $$").start();
+    let conninfo = cluster.endpoint().conninfo();
+    let words = ["--conninfo", &conninfo, "--no-switch"];
+    assert_eq!(level(&check(&repository, &words, &[]).1, "archiver"), "WARNING", "nothing was ever archived");
+    cluster.execute("select txid_current()");
+    let name = cluster.switch_wal();
+    let ready = cluster.data_dir().join(format!("pg_wal/archive_status/{name}.ready"));
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(600);
+    fs::File::options().append(true).open(ready).unwrap().set_modified(long_ago).unwrap();
+    let (code, report) = check(&repository, &words, &[]);
+    assert_eq!((code, level(&report, "archiver").as_str()), (2, "FAIL"), "{report}");
+    assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
+}
+
+/// The first push into such a place is refused: `check` says so before.
+#[test]
+fn data_without_its_identity_is_a_failure() {
+    let cluster = Cluster::builder().start();
+    for repository in Repository::both() {
+        let other = FakeCluster::new();
+        other.segment("000000010000000000000001", 1);
+        repository.push(&other, "000000010000000000000001").run().quiet_success();
+        repository.remove("main/identity/1.json");
+        let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo(), "--no-switch"], &[]);
+        assert_eq!(code, 2, "{report}");
+        for name in ["identity", "cluster"] {
+            assert_eq!(level(&report, name), "FAIL", "{report}");
+        }
+    }
+}
+
+/// PostgreSQL 15 and newer have another way to archive, which goes before the command.
+#[test]
+fn a_library_that_archives_instead_of_the_command() {
+    let Some(installation) = Installation::all_wanted().into_iter().find(|found| found.major >= 15) else { return };
+    let repository = Repository::local();
+    let command = format!("{} wal-push %p %f", binary().display());
+    let builder = Cluster::builder().installation(installation).archive_command(&command);
+    let cluster = with_environment(builder.conf("archive_library = 'basic_archive'"), &repository).start();
+    let conninfo = cluster.endpoint().conninfo();
+    let (code, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch"], &[]);
+    assert_eq!((code, level(&report, "archive_command").as_str()), (2, "FAIL"), "{report}");
+    assert!(report.to_string().contains("archive_library is set"), "{report}");
+}
+
+#[test]
+fn without_archiving_nothing_is_switched() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().conf("archive_mode = off").start();
+    let before = cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let begun = std::time::Instant::now();
+    let (code, report) = check(&repository, &["--conninfo", &cluster.endpoint().conninfo()], &[]);
+    assert_eq!((code, level(&report, "wal-switch").as_str()), (2, "UNKNOWN"), "{report}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+    assert_eq!(cluster.value("select pg_walfile_name(pg_current_wal_insert_lsn())"), before);
+}
+
 #[test]
 fn a_store_that_lacks_something() {
     let no_server = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent")];
@@ -107,6 +237,68 @@ fn a_store_that_lacks_something() {
     let weak = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent"), ("PGARK_REPO__CONDITIONAL_PUT", "head-then-put")];
     let (_, report) = check(&repository, &["--no-switch"], &weak);
     assert_eq!(level(&report, "conditional-writes"), "WARNING");
+}
+
+/// A refusal for another reason says nothing about checksums, and the probe is a write like every other.
+#[test]
+fn the_probe_of_checksums_is_a_normal_write() {
+    use crate::double::{Fault, Op, Rule};
+    let no_server = [
+        ("PGARK_CLUSTER__CONNINFO", "host=/nonexistent"),
+        ("PGARK_REPO__SSE", "s3"),
+        ("PGARK_REPO__SIGN_PAYLOAD", "true"),
+    ];
+    let repository = Repository::s3();
+    let (_, report) = check(&repository, &["--no-switch"], &no_server);
+    assert_eq!(level(&report, "checksums"), "OK", "{report}");
+    let requests = repository.double().requests();
+    let probe = requests.iter().find(|one| one.operation == "PutObject" && one.key.ends_with("-missing")).unwrap();
+    for (name, value) in [("if-none-match", "*"), ("x-amz-server-side-encryption", "AES256")] {
+        assert_eq!(probe.header(name), Some(value), "{probe:?}");
+    }
+    assert_ne!(probe.header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+    for (code, expected) in [("InvalidRequest", "UNKNOWN"), ("BadDigest", "OK"), ("XAmzContentChecksumMismatch", "OK")]
+    {
+        repository.double().clear_faults();
+        repository.double().fault(Rule::new(Fault::Error(400, code)).on(Op::Put).key("-missing"));
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        assert_eq!(level(&report, "checksums"), expected, "{code}: {report}");
+    }
+}
+
+/// Every line of docs/stores.md that a store must keep has its probe.
+#[test]
+fn what_stores_must_do_is_tried() {
+    use crate::double::{Fault, Op, Rule};
+    let no_server = [("PGARK_CLUSTER__CONNINFO", "host=/nonexistent")];
+    for repository in Repository::both() {
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        for name in ["large-objects", "listing", "ranges", "absence", "conditional-writes", "delete"] {
+            assert_eq!(level(&report, name), "OK", "{report}");
+        }
+        assert!(repository.keys().is_empty(), "{:?}", repository.keys());
+    }
+    let with = |fault: Fault, op: Op, skip: usize| {
+        let repository = Repository::s3();
+        repository.double().fault(Rule::new(fault).on(op).skip(skip));
+        let (_, report) = check(&repository, &["--no-switch"], &no_server);
+        assert_eq!(repository.double().open_uploads(), [], "{report}");
+        report
+    };
+    // Completing replaces, where only single writes are conditional.
+    let repository = Repository::s3();
+    repository.double().complete_ignores_conditions(true);
+    let (_, report) = check(&repository, &["--no-switch"], &no_server);
+    assert_eq!(level(&report, "conditional-writes"), "OK", "{report}");
+    assert_eq!(level(&report, "large-objects"), "FAIL", "{report}");
+    let report = with(Fault::Error(501, "NotImplemented"), Op::Complete, 0);
+    assert_eq!(level(&report, "large-objects"), "FAIL", "{report}");
+    // The first listings are those of `store` and `identity`.
+    let report = with(Fault::Status500, Op::List, 3);
+    assert_eq!((level(&report, "store").as_str(), level(&report, "listing").as_str()), ("OK", "FAIL"), "{report}");
+    // The first reads are those of a missing object and of the whole probe.
+    let report = with(Fault::BitFlip(Some(0)), Op::Get, 2);
+    assert_eq!((level(&report, "absence").as_str(), level(&report, "ranges").as_str()), ("OK", "FAIL"), "{report}");
 }
 
 fn init(words: &[&str], place: &Scratch) -> Outcome {

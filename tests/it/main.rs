@@ -23,6 +23,7 @@ mod kills;
 mod pitr;
 mod push_faults;
 mod races;
+mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
 mod requests;

@@ -3,8 +3,9 @@
 use std::fs;
 
 use crate::data_dir::{FakeCluster, SYSTEM_ID, segment};
-use crate::double::{Fault, Op, Rule};
-use crate::program::Call;
+use crate::double::{Fault, Op, Rule, S3Double};
+use crate::postgres::Scratch;
+use crate::program::{Call, finish};
 use crate::repository::{Repository, history_key, segment_key};
 
 const ONE: &str = "000000010000000000000001";
@@ -96,6 +97,27 @@ fn a_segment_that_is_still_written_is_refused() {
     repository.push(&cluster, ONE).run().code(3).says("not finished");
     fs::write(cluster.path().join(format!("pg_wal/archive_status/{ONE}.ready")), "").unwrap();
     repository.push(&cluster, ONE).run().quiet_success();
+}
+
+/// A lost identity is not written anew for whoever comes first, whatever else lies there.
+#[test]
+fn a_lost_identity_is_not_hidden_by_stray_objects() {
+    for repository in Repository::both() {
+        let cluster = FakeCluster::new();
+        cluster.segment(ONE, 1);
+        repository.push(&cluster, ONE).run().quiet_success();
+        repository.remove("main/identity/1.json");
+        for stray in ["main/-x/note", "main/.x", "main/!", "main/01/x"] {
+            repository.put(stray, b"x");
+        }
+        if let Repository::S3(double) = &repository {
+            double.put_raw("pg/main/", b"", &[]);
+        }
+        let other = FakeCluster::with(SYSTEM_ID + 1, 1);
+        other.segment(TWO, 1);
+        repository.push(&other, TWO).run().code(14).says("but no identity");
+        assert!(!repository.keys().iter().any(|key| key.contains("identity/") || key.contains(TWO)));
+    }
 }
 
 #[test]
@@ -345,4 +367,55 @@ fn backfill_archives_every_finished_file_and_goes_on_after_a_failure() {
         // It has no status file: PostgreSQL has not finished it.
         assert!(!keys.contains(&segment_key("000000010000000000000004")));
     }
+}
+
+/// A pipe stands for a disk that does not answer: to read it waits for ever.
+#[test]
+fn files_that_never_answer_do_not_hold_a_command() {
+    use std::time::Duration;
+    let place = Scratch::new("pipes");
+    let pipe = place.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let pipe = pipe.display().to_string();
+    let repository = Repository::S3(S3Double::builder().tls().start());
+    let cluster = FakeCluster::new();
+    cluster.segment(ONE, 1);
+    let calls =
+        || [repository.push(&cluster, ONE).env("PGARK_WAL__PUSH_DEADLINE", "1s"), repository.fetch(&cluster, ONE)];
+    // What pgark reads itself must be a regular file.
+    for (name, said) in [
+        ("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "`repo.secret_access_key_file` names: it is not a regular file"),
+        ("PGARK_REPO__CA_FILE", "it is not a regular file"),
+        ("PGARK_CONFIG", "it is not a regular file"),
+    ] {
+        for call in calls() {
+            let call =
+                call.env("PGARK_REPO__ACCESS_KEY_ID", "id").env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "/etc/hostname");
+            let outcome = call.env(name, pipe.clone()).run().says(said);
+            assert!(outcome.code != 0 && outcome.code != 1 && outcome.took < Duration::from_secs(10), "{outcome:?}");
+        }
+    }
+    // What the SDK reads, and what lies in the data directory, hangs; the bounds hold.
+    let profile = |call: Call| {
+        let call = call.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY").without("AWS_REGION");
+        call.env("AWS_SHARED_CREDENTIALS_FILE", pipe.clone()).env("AWS_CONFIG_FILE", "/nonexistent")
+    };
+    let [push, fetch] = calls();
+    let outcome = profile(push).run().code(20);
+    assert!(outcome.took < Duration::from_secs(10), "{outcome:?}");
+    let outcome = profile(fetch).run().code(200);
+    assert!(outcome.took < Duration::from_secs(15), "{outcome:?}");
+    let [push, _] = calls();
+    let child = profile(push.env("PGARK_WAL__PUSH_DEADLINE", "60s")).spawn();
+    std::thread::sleep(Duration::from_millis(500));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let outcome = finish(child).code(21).says("interrupted by SIGTERM");
+    assert!(outcome.took < Duration::from_secs(10), "{outcome:?}");
+    let control = cluster.path().join("global/pg_control");
+    fs::remove_file(&control).unwrap();
+    fs::hard_link(&pipe, &control).unwrap();
+    let [push, fetch] = calls();
+    assert!(push.run().code(20).took < Duration::from_secs(10));
+    assert!(fetch.run().code(200).took < Duration::from_secs(15));
 }

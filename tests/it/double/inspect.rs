@@ -26,6 +26,11 @@ impl S3Double {
         self.switch(|switches| switches.reject_conditions = on);
     }
 
+    /// On: `If-None-Match` is ignored on CompleteMultipartUpload, and only there.
+    pub fn complete_ignores_conditions(&self, on: bool) {
+        self.switch(|switches| switches.complete_ignores_conditions = on);
+    }
+
     /// Off: user metadata of new objects is dropped.
     pub fn keep_metadata(&self, on: bool) {
         self.switch(|switches| switches.keep_metadata = on);

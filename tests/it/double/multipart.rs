@@ -72,7 +72,8 @@ impl Backend {
 
     pub(super) fn complete(&self, input: CompleteMultipartUploadInput) -> S3Result<CompleteMultipartUploadOutput> {
         self.check_bucket(&input.bucket)?;
-        let create_only = self.create_only(input.if_none_match.as_ref(), input.if_match.as_ref())?;
+        let create_only = self.create_only(input.if_none_match.as_ref(), input.if_match.as_ref())?
+            && !self.0.switches().complete_ignores_conditions;
         let listed = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let modified = self.0.now();
         let mut store = lock(&self.0.store);

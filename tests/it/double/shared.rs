@@ -65,6 +65,7 @@ impl Identity {
 pub(super) struct Switches {
     pub(super) honour_conditions: bool,
     pub(super) reject_conditions: bool,
+    pub(super) complete_ignores_conditions: bool,
     pub(super) keep_metadata: bool,
     pub(super) deny_list: bool,
     pub(super) read_only: bool,
@@ -80,6 +81,7 @@ impl Default for Switches {
         Self {
             honour_conditions: true,
             reject_conditions: false,
+            complete_ignores_conditions: false,
             keep_metadata: true,
             deny_list: false,
             read_only: false,
