@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::backups::BackupListing;
-use super::inventory::{BackupState, History, Inventory, StoredBackup, Unknown};
+use super::inventory::{History, Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
 use super::restore_target::Indexes;
+use super::stored_backups::{BackupState, StoredBackup};
 use super::wal_runs::Run;
 use super::{BackupId, Generation};
 use crate::postgres::control_details::{RecordedSettings, WalLevel};

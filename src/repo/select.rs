@@ -7,10 +7,11 @@
 //! A target that PostgreSQL would not reach is refused here: recovery to it would end with an error, or, to the end of the archive,
 //! with a loss.
 
-use super::inventory::{BackupState, Inventory};
+use super::inventory::Inventory;
 use super::restore_plan::{Missing, Position, Proof, RestorePlan, Unreachable, WalRange};
 use super::restore_target::{Indexes, Request, Target};
 use super::routes::{Route, routes};
+use super::stored_backups::BackupState;
 use super::timeline_path::TimelineSpan;
 use crate::postgres::wal_index::WalIndex;
 use crate::postgres::{Lsn, SegmentName, SegmentNumber, Xid};
