@@ -67,7 +67,7 @@ pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<
         let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
         let inventory = repository.take_inventory(identities.newest().ok_or_else(none)?).await?;
         let plan = repository.plan_restore(&inventory, request).await?;
-        plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()))
+        plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()).with_hint(why.hint()))
     };
     let described = |failure: Failure| failure.context(format!("{} cannot be restored", request.target));
     bounded(planning, None, None).await.map_err(described)

@@ -9,10 +9,11 @@
 use jiff::Timestamp;
 
 use super::restore_plan::{Proof, RestorePlan, Unreachable};
-use super::restore_target::{SegmentIndex, Target};
+use super::restore_target::Target;
 use super::routes::Route;
 use super::select::{Selector, Stop};
-use crate::postgres::SegmentNumber;
+use crate::postgres::wal_index::WalIndex;
+use crate::postgres::{SegmentNumber, Xid};
 
 /// Segments asked for at once where one after the other must be looked at.
 const BATCH: u64 = 256;
@@ -72,15 +73,20 @@ impl<'a> Selector<'a> {
             let mut latest: Option<(SegmentNumber, Timestamp)> = None;
             let mut silent = None;
             for (number, index) in self.indexes_of(route, first, last)? {
-                if let Some((_, at)) = index.and_then(|index| index.commits)
-                    && latest.is_none_or(|(_, latest)| latest <= at)
+                if let Some(commits) = index.and_then(|index| index.commits)
+                    && latest.is_none_or(|(_, latest)| latest <= commits.last)
                 {
-                    latest = Some((number, at));
+                    latest = Some((number, commits.last));
+                    // What was cut before it came earlier.
+                    silent = silent.filter(|(_, cut_only)| !cut_only);
                 }
-                if silent.is_none() && index.is_none_or(|index| !index.whole) {
-                    silent = Some(number);
+                match index {
+                    Some(index) if index.complete && !(index.cut && number < end) => {}
+                    Some(index) if index.complete => silent = silent.or(Some((number, true))),
+                    _ => silent = silent.filter(|(_, cut_only)| !cut_only).or(Some((number, false))),
                 }
             }
+            let silent = silent.map(|(number, _)| number);
             if latest.is_some() || silent.is_some() || first == route.stop.0 {
                 return Ok((latest, silent));
             }
@@ -104,8 +110,8 @@ impl<'a> Selector<'a> {
             let mut decides = None;
             for number in middle..high.min(middle + BATCH) {
                 let index = self.index(route, SegmentNumber(number))?;
-                if let Some((_, at)) = index.and_then(|index| index.commits) {
-                    decides = Some((SegmentNumber(number), at));
+                if let Some(commits) = index.and_then(|index| index.commits) {
+                    decides = Some((SegmentNumber(number), commits.last));
                     break;
                 }
             }
@@ -125,7 +131,7 @@ impl<'a> Selector<'a> {
         route: &Route<'a>,
         first: u64,
         last: u64,
-    ) -> Result<Vec<(SegmentNumber, Option<&'a SegmentIndex>)>, Stop> {
+    ) -> Result<Vec<(SegmentNumber, Option<&'a WalIndex>)>, Stop> {
         let numbers = (first..=last).map(SegmentNumber);
         let names = numbers.clone().map(|number| route.path.name(number));
         let unknown: Vec<_> = names.filter(|name| !self.indexes.contains_key(name)).take(BATCH as usize).collect();
@@ -140,14 +146,9 @@ impl<'a> Selector<'a> {
         for (at, route) in routes.iter().enumerate() {
             let Some(end) = route.end() else { continue };
             let newer = newer_on_the_same_way(routes, at);
-            let oldest = routes[at + 1..].iter().all(|older| older.path != route.path);
-            let holds = |number, index: &SegmentIndex| {
-                index.restore_point(name).is_some_and(|point| match point.lsn {
-                    Some(lsn) => lsn >= route.backup.stop_lsn,
-                    // It may have come before the end of the backup: an older one is safe.
-                    None => number != route.stop || oldest,
-                })
-            };
+            let stop = route.backup.stop_lsn;
+            let holds =
+                |index: &WalIndex| index.restore_points.iter().any(|point| point.name == name && point.lsn >= stop);
             let hits = self.look(route, end, newer, true, holds)?;
             if let Some(segment) = hits.found.first() {
                 let proof = Proof::RestorePoint { segment: route.path.name(*segment) };
@@ -158,7 +159,7 @@ impl<'a> Selector<'a> {
         self.not_found(routes, silent)
     }
 
-    pub(super) fn transaction(&self, routes: &[Route<'a>], xid: u32) -> Result<RestorePlan, Stop> {
+    pub(super) fn transaction(&self, routes: &[Route<'a>], xid: Xid) -> Result<RestorePlan, Stop> {
         let mut silent = Vec::new();
         let mut chosen: Option<(&Route<'a>, Vec<SegmentNumber>)> = None;
         for (at, route) in routes.iter().enumerate() {
@@ -173,7 +174,8 @@ impl<'a> Selector<'a> {
                     break;
                 }
             }
-            let hits = self.look(route, end, newer, false, |_, index| index.may_end(xid))?;
+            let hits =
+                self.look(route, end, newer, false, |index| index.xids.is_some_and(|range| range.contains(xid)))?;
             silent.extend(hits.silent);
             if hits.found.is_empty() {
                 match chosen {
@@ -209,7 +211,7 @@ impl<'a> Selector<'a> {
         end: SegmentNumber,
         newer: Option<&Route<'a>>,
         first_only: bool,
-        holds: impl Fn(SegmentNumber, &SegmentIndex) -> bool,
+        holds: impl Fn(&WalIndex) -> bool,
     ) -> Result<Hits, Stop> {
         let end = newer.map_or(end, |newer| newer.stop.min(end)).0;
         let mut hits = Hits { found: Vec::new(), silent: Vec::new() };
@@ -217,10 +219,11 @@ impl<'a> Selector<'a> {
         while next <= end {
             let last = end.min(next + BATCH - 1);
             for (number, index) in self.indexes_of(route, next, last)? {
-                if index.is_none_or(|index| !index.whole) {
+                // What lies in two segments is in no index.
+                if index.is_none_or(|index| !index.complete || index.cut) {
                     hits.silent.push(number);
                 }
-                if index.is_some_and(|index| holds(number, index)) {
+                if index.is_some_and(|index| holds(index)) {
                     hits.found.push(number);
                     if first_only {
                         return Ok(hits);

@@ -15,6 +15,7 @@ use super::error::RepoError;
 use super::identity::Identity;
 use super::layout::{Generation, Layout, WalKey};
 use super::manifest::BackupSummary;
+use super::stored_backups::StoredBackup;
 use super::wal_object::Expected;
 use super::wal_runs::{Run, Runs};
 use super::{BackupId, Repository, backups};
@@ -68,26 +69,6 @@ pub enum History {
     Damaged(String),
 }
 
-/// A backup, and what is known of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredBackup {
-    /// What the listing says.
-    pub listing: BackupListing,
-    /// What its manifest says.
-    pub state: BackupState,
-}
-
-/// Whether a backup exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackupState {
-    /// It does.
-    Whole(Box<BackupSummary>),
-    /// Its manifest cannot be used.
-    Damaged(String),
-    /// It has no manifest: still being taken, or never finished.
-    Unfinished,
-}
-
 /// Objects that this pgark does not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unknown {
@@ -137,16 +118,6 @@ impl Inventory {
     }
 }
 
-impl StoredBackup {
-    /// The summary of a backup that exists.
-    pub fn summary(&self) -> Option<&BackupSummary> {
-        match &self.state {
-            BackupState::Whole(summary) => Some(summary),
-            _ => None,
-        }
-    }
-}
-
 impl Unknown {
     fn note(&mut self, name: &str) {
         self.count += 1;
@@ -171,32 +142,6 @@ impl Repository {
             wal.number(*timeline, segment_size, &mut unknown);
         }
         Ok(Inventory { generation, ident, segment_size, timelines, backups, unknown })
-    }
-
-    async fn read_backups(
-        &self,
-        generation: Generation,
-        ident: ClusterIdent,
-        listings: Vec<BackupListing>,
-    ) -> Result<Vec<StoredBackup>, RepoError> {
-        let reads = listings.into_iter().map(|listing| async move {
-            let state = match listing.complete {
-                false => BackupState::Unfinished,
-                true => match self.read_summary(generation, listing.id).await {
-                    Ok(Some(summary)) if summary.ident() != ident => {
-                        BackupState::Damaged(format!("it is of another cluster ({})", summary.ident()))
-                    }
-                    Ok(Some(summary)) => BackupState::Whole(Box::new(summary)),
-                    // Deleted since it was listed.
-                    Ok(None) => BackupState::Unfinished,
-                    Err(RepoError::Damaged { key, reason }) => BackupState::Damaged(format!("`{key}`: {reason}")),
-                    Err(error) => return Err(error),
-                },
-            };
-            Ok(StoredBackup { listing, state })
-        });
-        let outcomes: Vec<_> = stream::iter(reads).buffered(READS).collect().await;
-        outcomes.into_iter().collect()
     }
 
     async fn read_histories(
@@ -353,5 +298,153 @@ impl TimelineWal {
             last.map(SegmentNumber)
         };
         self.segments.last().max(before(&self.partials)).max(before(&self.notes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::repo::manifest_entries::{Manifest, PartEntry};
+    use crate::repo::sample::{at, id, lsn, summary};
+    use crate::repo::stored_backups::BackupState;
+    use crate::repo::wal_object::{Provenance, WalObject};
+    use crate::repo::{BackupKey, Writer};
+    use crate::storage::memory::MemoryStore;
+    use crate::storage::{ObjectStore, UserMetadata};
+    use crate::stream::{Sha256, pack};
+
+    struct Sample {
+        store: Arc<MemoryStore>,
+        repository: Repository,
+        identity: Identity,
+    }
+
+    async fn repository() -> Sample {
+        let store = Arc::new(MemoryStore::default());
+        let repository = Repository::new(store.clone(), "main".parse().unwrap());
+        let ident = ClusterIdent { system_id: crate::postgres::SystemId(7), major: 15.try_into().unwrap() };
+        let writer = Writer { host: "db1".into(), pid: 1, version: "0" };
+        repository.find_or_begin(ident, at(0), &writer).await.unwrap();
+        let identity = repository.read_identity(Generation::FIRST).await.unwrap().unwrap();
+        Sample { store, repository, identity }
+    }
+
+    impl Sample {
+        async fn put(&self, key: &str, bytes: &[u8]) {
+            let bytes = bytes.to_vec().into();
+            self.store.put(&key.parse().unwrap(), bytes, &UserMetadata::new()).await.unwrap();
+        }
+
+        async fn put_wal(&self, name: &str, text: &[u8], size: Option<SegmentSize>) {
+            let packed = pack(text, text.len() as u64, 1, WalObject::ROOM, |_, _| Ok(()), |_| {}).unwrap();
+            let from = Provenance {
+                name: name.parse().unwrap(),
+                ident: self.identity.ident(),
+                segment_size: size,
+                written: at(0),
+                writer: Writer { host: "db1".into(), pid: 1, version: "0" },
+            };
+            let object = WalObject::build(from, packed, None).unwrap();
+            let key = self.repository.layout.wal_file(Generation::FIRST, name.parse().unwrap());
+            self.put(key.as_str(), &object.bytes).await;
+        }
+
+        async fn put_backup(&self, begun: i64, parts: u32) {
+            let summary = summary(id(begun), 1, lsn(2, 10), lsn(3, 50), at(begun + 10));
+            let part = |part| PartEntry { part, stored: 1, sha256: Sha256([0; 32]) };
+            let parts = (1..=parts).map(part).collect();
+            let mut manifest = Manifest { summary, parts, directories: vec![], files: vec![], bad_pages: vec![] };
+            manifest.sum_up();
+            self.repository.put_manifest(&manifest).await.unwrap();
+        }
+
+        async fn take(&self) -> Inventory {
+            self.repository.take_inventory(&self.identity).await.unwrap()
+        }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    fn number(name: &str) -> u64 {
+        SegmentSize::DEFAULT.number(name.parse().unwrap()).unwrap().0
+    }
+
+    #[test]
+    fn wal_is_counted_by_timeline_in_runs() {
+        run(async {
+            let sample = repository().await;
+            let names = ["0000000100000000000000FD", "0000000100000000000000FE", "0000000100000000000000FF"];
+            for name in names.iter().chain(&["000000010000000100000000", "000000010000000100000003"]) {
+                sample.put_wal(name, b"x", Some(SegmentSize::DEFAULT)).await;
+            }
+            sample.put_wal("000000010000000100000004.partial", b"x", Some(SegmentSize::DEFAULT)).await;
+            sample.put_wal("000000010000000100000003.00000028.backup", b"x", None).await;
+            sample.put_wal("00000002.history", b"1\t1/4000000\tx\n", None).await;
+            sample.put_wal("00000003.history", b"nonsense", None).await;
+            // No segment of a cluster with segments of 16 MiB.
+            sample.put("main/1/wal/00000001/00000001/000000010000000100000100.zst", b"x").await;
+            sample.put("main/1/wal/00000001/elsewhere.zst", b"x").await;
+            sample.put("main/1/backup/nobody/manifest.json.zst", b"x").await;
+
+            let inventory = sample.take().await;
+            assert_eq!(inventory.segment_size, SegmentSize::DEFAULT);
+            let wal = &inventory.timelines[&TimelineId::FIRST];
+            let runs: Vec<_> = wal.segments.iter().map(|run| (run.first.0, run.last().0)).collect();
+            let ends = (number(names[0]), number("000000010000000100000000"));
+            let single = number("000000010000000100000003");
+            assert_eq!(runs, [ends, (single, single)]);
+            assert_eq!((wal.partials.len(), wal.notes.len(), wal.segments.count()), (1, 1, 5));
+            assert_eq!(wal.last_trace(), Some(SegmentNumber(single)));
+            let histories: Vec<_> = inventory.timelines.values().map(|wal| &wal.history).collect();
+            assert!(matches!(histories[..], [History::Absent, History::Known(_), History::Damaged(_)]));
+            assert_eq!((inventory.unknown.count, inventory.unknown.examples.len()), (3, 3), "{:?}", inventory.unknown);
+        });
+    }
+
+    #[test]
+    fn damaged_backups_are_found_not_fatal() {
+        run(async {
+            let sample = repository().await;
+            let key = |begun, piece| sample.repository.layout.backup(Generation::FIRST, id(begun), piece);
+            for begun in [0, 60, 120, 180] {
+                sample.put_backup(begun, 2).await;
+                sample.put(key(begun, BackupKey::Part(1)).as_str(), b"1").await;
+                if begun != 120 {
+                    sample.put(key(begun, BackupKey::Part(2)).as_str(), b"2").await;
+                }
+            }
+            sample.store.corrupt(&key(60, BackupKey::Manifest), |bytes| bytes.truncate(20));
+            sample.put(key(240, BackupKey::Part(1)).as_str(), b"1").await;
+            sample.put(key(180, BackupKey::Keep).as_str(), b"{}").await;
+
+            let inventory = sample.take().await;
+            assert_eq!(inventory.segment_size, SegmentSize::SMALLEST, "as the backups say");
+            let states: Vec<String> = inventory
+                .backups
+                .iter()
+                .map(|backup| match &backup.state {
+                    BackupState::Whole(_) => format!("whole, kept: {}", backup.listing.kept),
+                    BackupState::Damaged(reason) => reason.clone(),
+                    BackupState::Unfinished => "unfinished".into(),
+                })
+                .collect();
+            assert_eq!(states[0], "whole, kept: false");
+            assert!(states[1].contains("manifest.json.zst`"), "{}", states[1]);
+            assert!(states[2].contains("1 of its 2 parts are missing") && states[2].contains("part/00000002.tar.zst"));
+            assert_eq!(states[3..], ["whole, kept: true", "unfinished"]);
+            assert_eq!(sample.repository.stored_backups(&sample.identity).await.unwrap(), inventory.backups);
+        });
+    }
+
+    #[test]
+    fn an_empty_generation_is_an_empty_inventory() {
+        run(async {
+            let inventory = repository().await.take().await;
+            assert!(inventory.timelines.is_empty() && inventory.backups.is_empty());
+        });
     }
 }

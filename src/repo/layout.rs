@@ -195,6 +195,11 @@ impl Layout {
         prefix(format!("{}{generation}/backup/", self.root))
     }
 
+    /// All pieces of a backup.
+    pub fn backup_prefix(&self, generation: Generation, id: BackupId) -> KeyPrefix {
+        prefix(format!("{}{id}/", self.backups(generation)))
+    }
+
     /// The place of a piece of a backup.
     pub fn backup(&self, generation: Generation, id: BackupId, piece: BackupKey) -> ObjectKey {
         let backup = format!("{}{id}/", self.backups(generation));

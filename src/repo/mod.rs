@@ -9,6 +9,7 @@ pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
 pub mod error;
+pub mod health;
 pub mod identity;
 mod index_search;
 pub mod intervals;
@@ -26,6 +27,7 @@ mod sample;
 pub mod select;
 #[cfg(test)]
 mod select_model;
+pub mod stored_backups;
 pub mod stored_object;
 pub mod timeline_path;
 pub mod unreachable;

@@ -8,9 +8,8 @@ use super::identity::{Identities, Identity};
 use super::inventory::Inventory;
 use super::layout::{BackupKey, Generation};
 use super::restore_plan::{RestorePlan, Unreachable};
-use super::restore_target::{Indexes, Request, RestorePoint, SegmentIndex};
+use super::restore_target::{Indexes, Request};
 use super::select::{Selection, select};
-use super::wal_object::WalObjectHeader;
 use crate::postgres::{SegmentName, WalName};
 use crate::storage::Head;
 
@@ -39,7 +38,7 @@ impl Repository {
         let archive = &self.archive(generation);
         let reads = segments.iter().map(|segment| async move {
             match archive.header_of(WalName::Segment(*segment)).await {
-                Ok(header) => Ok((*segment, header.as_ref().and_then(index_in))),
+                Ok(header) => Ok((*segment, header.and_then(|header| header.index))),
                 Err(RepoError::Damaged { .. }) => Ok((*segment, None)),
                 Err(error) => Err(error),
             }
@@ -60,17 +59,4 @@ impl Repository {
         }
         Ok(why)
     }
-}
-
-/// The index in a WAL object's header.
-fn index_in(header: &WalObjectHeader) -> Option<SegmentIndex> {
-    let index = header.index.as_ref()?;
-    let points = index.restore_points.iter();
-    Some(SegmentIndex {
-        // A record that goes on in the next segment is in nobody's index.
-        whole: index.complete && !index.cut,
-        commits: index.commits.map(|commits| (commits.first, commits.last)),
-        xids: index.xids.map(|xids| (xids.lowest.0, xids.highest.0)),
-        restore_points: points.map(|point| RestorePoint { name: point.name.clone(), lsn: Some(point.lsn) }).collect(),
-    })
 }

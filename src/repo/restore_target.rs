@@ -1,4 +1,4 @@
-//! What a restore is asked for, and what WAL objects tell about the moments they hold.
+//! What a restore is asked for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::backup_id::BackupId;
+use crate::postgres::wal_index::WalIndex;
 use crate::postgres::{Lsn, SegmentName, TimelineId};
 
 /// Where recovery shall stop.
@@ -70,39 +71,5 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a segment tells about its own records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SegmentIndex {
-    /// Every record was looked at: what is not listed is not there.
-    pub whole: bool,
-    /// The earliest and the latest time of a commit.
-    pub commits: Option<(Timestamp, Timestamp)>,
-    /// From which to which transaction some ended, on the circle of their numbers.
-    pub xids: Option<(u32, u32)>,
-    /// The named restore points, in their order.
-    pub restore_points: Vec<RestorePoint>,
-}
-
-/// A named restore point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestorePoint {
-    /// Its name.
-    pub name: String,
-    /// Where its record begins, if known.
-    pub lsn: Option<Lsn>,
-}
-
 /// What is known of segments so far; `None` of one whose object tells nothing.
-pub type Indexes = BTreeMap<SegmentName, Option<SegmentIndex>>;
-
-impl SegmentIndex {
-    /// Whether `xid` may have ended here.
-    pub fn may_end(&self, xid: u32) -> bool {
-        self.xids.is_some_and(|(low, high)| xid.wrapping_sub(low) <= high.wrapping_sub(low))
-    }
-
-    /// The restore point of this name.
-    pub fn restore_point(&self, name: &str) -> Option<&RestorePoint> {
-        self.restore_points.iter().find(|point| point.name == name)
-    }
-}
+pub type Indexes = BTreeMap<SegmentName, Option<WalIndex>>;

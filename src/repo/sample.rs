@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::backups::BackupListing;
-use super::inventory::{BackupState, History, Inventory, StoredBackup, Unknown};
+use super::inventory::{History, Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
-use super::restore_target::{Indexes, RestorePoint, SegmentIndex};
+use super::restore_target::Indexes;
+use super::stored_backups::{BackupState, StoredBackup};
 use super::wal_runs::Run;
 use super::{BackupId, Generation};
+use crate::postgres::control_details::{RecordedSettings, WalLevel};
 use crate::postgres::timeline::HistoryEntry;
-use crate::postgres::{ClusterIdent, HistoryFile, Lsn, SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId};
+use crate::postgres::wal_index::{CommitTimes, RestorePoint, WalIndex};
+use crate::postgres::{
+    ClusterIdent, HistoryFile, Lsn, SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId, Xid, XidRange,
+};
 
 pub(super) const SIZE: SegmentSize = SegmentSize::SMALLEST;
 
@@ -67,8 +72,8 @@ pub(super) fn summary(id: BackupId, on: u32, start: Lsn, stop: Lsn, stopped: Tim
         segment_size: SIZE.bytes(),
         page_checksums: true,
         tablespaces: vec![],
-        settings: crate::postgres::control_details::RecordedSettings {
-            wal_level: crate::postgres::control_details::WalLevel::Replica,
+        settings: RecordedSettings {
+            wal_level: WalLevel::Replica,
             max_connections: 100,
             max_worker_processes: 8,
             max_wal_senders: 10,
@@ -126,15 +131,14 @@ impl Inventory {
 }
 
 /// A segment that tells all: commits between two moments, transactions between two numbers.
-pub(super) fn index(commits: Option<(i64, i64)>, xids: Option<(u32, u32)>, points: &[(&str, Lsn)]) -> SegmentIndex {
-    SegmentIndex {
-        whole: true,
-        commits: commits.map(|(first, last)| (at(first), at(last))),
-        xids,
-        restore_points: points
-            .iter()
-            .map(|(name, lsn)| RestorePoint { name: (*name).to_owned(), lsn: Some(*lsn) })
-            .collect(),
+pub(super) fn index(commits: Option<(i64, i64)>, xids: Option<(u32, u32)>, points: &[(&str, Lsn)]) -> WalIndex {
+    let point = |(name, lsn): &(&str, Lsn)| RestorePoint { name: (*name).to_owned(), time: at(0), lsn: *lsn };
+    WalIndex {
+        commits: commits.map(|(first, last)| CommitTimes { first: at(first), last: at(last) }),
+        xids: xids.map(|(lowest, highest)| XidRange { lowest: Xid(lowest), highest: Xid(highest) }),
+        restore_points: points.iter().map(point).collect(),
+        complete: true,
+        cut: false,
     }
 }
 

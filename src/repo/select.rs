@@ -7,12 +7,14 @@
 //! A target that PostgreSQL would not reach is refused here: recovery to it would end with an error, or, to the end of the archive,
 //! with a loss.
 
-use super::inventory::{BackupState, Inventory};
+use super::inventory::Inventory;
 use super::restore_plan::{Missing, Position, Proof, RestorePlan, Unreachable, WalRange};
-use super::restore_target::{Indexes, Request, SegmentIndex, Target};
+use super::restore_target::{Indexes, Request, Target};
 use super::routes::{Route, routes};
+use super::stored_backups::BackupState;
 use super::timeline_path::TimelineSpan;
-use crate::postgres::{Lsn, SegmentName, SegmentNumber};
+use crate::postgres::wal_index::WalIndex;
+use crate::postgres::{Lsn, SegmentName, SegmentNumber, Xid};
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl<'a> Selector<'a> {
             Target::Latest => self.latest(&routes),
             Target::Lsn(lsn) => self.lsn(&routes, *lsn),
             Target::Time(time) => self.time(&routes, *time),
-            Target::Xid(xid) => self.transaction(&routes, *xid),
+            Target::Xid(xid) => self.transaction(&routes, Xid(*xid)),
             Target::Name(name) => self.restore_point(&routes, name),
         }
     }
@@ -241,7 +243,7 @@ impl<'a> Selector<'a> {
     }
 
     /// What a segment on the way holds: `None` if it does not tell.
-    pub(super) fn index(&self, route: &Route<'a>, number: SegmentNumber) -> Result<Option<&'a SegmentIndex>, Stop> {
+    pub(super) fn index(&self, route: &Route<'a>, number: SegmentNumber) -> Result<Option<&'a WalIndex>, Stop> {
         let name = route.path.name(number);
         match self.indexes.get(&name) {
             Some(index) => Ok(index.as_ref()),

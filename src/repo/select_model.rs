@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::BackupId;
-use super::inventory::{BackupState, Inventory};
+use super::inventory::Inventory;
 use super::restore_plan::{Proof, RestorePlan, Unreachable};
 use super::restore_target::{Indexes, Request, Target, TargetTimeline};
 use super::sample::{SIZE, at, empty, id, index, lsn, summary, timeline};
 use super::select::{Selection, select};
+use super::stored_backups::BackupState;
 use crate::postgres::{Lsn, SegmentName};
 
 /// A record.

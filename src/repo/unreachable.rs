@@ -186,11 +186,12 @@ fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inventory::{BackupState, Inventory};
+    use super::super::inventory::Inventory;
     use super::super::restore_plan::Unreachable;
     use super::super::restore_target::{Indexes, Request, Target, TargetTimeline};
     use super::super::sample::{at, empty, id, lsn, plain_indexes, segment, timeline};
     use super::super::select::{Selection, select};
+    use super::super::stored_backups::BackupState;
     use super::super::{BackupId, Generation};
 
     /// What is said about a request, where each segment has the commits of its minute.

@@ -1,0 +1,300 @@
+//! What an inventory says about the question that matters: what can be restored, and what stands in the way? Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::backup_id::BackupId;
+use super::intervals::{Interval, gaps, restorable_intervals};
+use super::inventory::{History, Inventory};
+use super::restore_plan::{Missing, Position};
+use super::restore_target::{Indexes, Request, Target};
+use super::routes::{Route, routes};
+use super::select::{Selection, select};
+use super::stored_backups::BackupState;
+use super::timeline_path::TimelineSpan;
+use super::wal_runs::Span;
+use crate::postgres::{SegmentNumber, TimelineId};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Somebody should look.
+    Warning,
+    /// The latest state, or any at all, cannot be restored.
+    Critical,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Concern {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about, in a word.
+    pub about: &'static str,
+    /// What was found.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// What a gap means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapKind {
+    /// The newest backup cannot be followed to the end of the archive.
+    Cuts,
+    /// Moments between older backups cannot be restored.
+    Past,
+    /// All WAL between two backups is gone, and what each of them needs is there: as `expire` leaves it.
+    Expired,
+}
+
+/// Missing segments, and what they mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// What is missing.
+    pub missing: Missing,
+    /// What it means.
+    pub kind: GapKind,
+}
+
+/// The newest position that can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// Where.
+    pub position: Position,
+    /// When its segment was stored, by the store's clock.
+    pub stored: Option<Timestamp>,
+}
+
+/// How much WAL there is, and how fast it becomes more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Growth {
+    /// Stored bytes a day.
+    pub bytes_a_day: f64,
+    /// From the first segment that was stored to the last, in days.
+    pub days: f64,
+}
+
+/// What can be restored, and what stands in the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What can be restored on each timeline.
+    pub intervals: BTreeMap<TimelineId, Vec<Interval>>,
+    /// What is missing.
+    pub gaps: Vec<Gap>,
+    /// The newest position that can be restored; `None`: nothing can.
+    pub newest: Option<Newest>,
+    /// The newest backup that a restore to the latest would begin with.
+    pub newest_backup: Option<BackupId>,
+    /// `None`: there is too little to tell.
+    pub growth: Option<Growth>,
+    /// What is not as it should be, the worst first.
+    pub concerns: Vec<Concern>,
+}
+
+/// Judges an inventory.
+pub fn health(inventory: &Inventory) -> Health {
+    let latest = Request::to(Target::Latest);
+    let ways = routes(inventory, &latest).unwrap_or_default();
+    let usable = ways.iter().find(|route| route.end().is_some());
+    let gaps = classified_gaps(inventory, usable.or(ways.first()));
+    let mut concerns = Vec::new();
+    if let Selection::Unreachable(why) = select(inventory, &latest, &Indexes::new()) {
+        concerns.push(concern(Severity::Critical, "latest", why.to_string(), why.hint()));
+    }
+    concerns.extend(about_gaps(&gaps));
+    concerns.extend(about_backups(inventory, usable));
+    concerns.extend(about_objects(inventory));
+    concerns.sort_by(|a, b| b.severity.cmp(&a.severity));
+    let intervals = restorable_intervals(inventory);
+    let newest = match usable {
+        Some(route) => newest_of(inventory, route),
+        None => intervals.values().flatten().max_by_key(|interval| (interval.stored, interval.last)).map(newest_in),
+    };
+    let newest_backup = usable.map(|route| route.backup.id);
+    Health { intervals, gaps, newest, newest_backup, growth: growth(inventory), concerns }
+}
+
+fn concern(severity: Severity, about: &'static str, message: String, hint: impl Into<String>) -> Concern {
+    Concern { severity, about, message, hint: hint.into() }
+}
+
+fn newest_of(inventory: &Inventory, route: &Route) -> Option<Newest> {
+    let last = route.end()?;
+    let size = inventory.segment_size;
+    let run = inventory.timeline(route.path.owner(last)).and_then(|wal| wal.segments.containing(last));
+    // Of a segment within a run nobody kept the time: the WAL goes on behind a fork.
+    let stored = run.filter(|run| run.last() == last).and_then(|run| run.last_stored);
+    let position = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
+    Some(Newest { position, stored })
+}
+
+fn newest_in(interval: &Interval) -> Newest {
+    Newest { position: Position { lsn: interval.to_lsn, segment: interval.last }, stored: interval.stored }
+}
+
+fn classified_gaps(inventory: &Inventory, route: Option<&Route>) -> Vec<Gap> {
+    let classified = gaps(inventory).into_iter().map(|gap| {
+        let kind = match route {
+            Some(route) if lies_on(gap, route) => GapKind::Cuts,
+            _ if is_expired(inventory, gap) => GapKind::Expired,
+            _ => GapKind::Past,
+        };
+        Gap { missing: Missing::of(gap, inventory.segment_size), kind }
+    });
+    classified.collect()
+}
+
+/// Whether a way needs what is missing.
+fn lies_on(gap: TimelineSpan, route: &Route) -> bool {
+    let first = gap.span.first.max(route.first);
+    first <= gap.span.last && route.path.spans(first, gap.span.last).iter().any(|way| way.timeline == gap.timeline)
+}
+
+/// Whether only whole needs of backups border on a gap: nobody loses by it what a policy would keep.
+fn is_expired(inventory: &Inventory, gap: TimelineSpan) -> bool {
+    let size = inventory.segment_size;
+    let Some(wal) = inventory.timeline(gap.timeline) else { return false };
+    let Span { first, last } = gap.span;
+    let needs = || inventory.whole_backups().filter(|backup| backup.timeline == gap.timeline);
+    let ends_before = needs().any(|backup| size.ending_at(backup.stop_lsn).0 + 1 == first.0);
+    let begins_behind = needs().any(|backup| size.containing(backup.start_lsn).0 == last.0 + 1);
+    ends_before && begins_behind && wal.segments.has(SegmentNumber(last.0 + 1))
+}
+
+fn about_gaps(gaps: &[Gap]) -> Vec<Concern> {
+    let past = gaps.iter().filter(|gap| gap.kind == GapKind::Past);
+    let about = |gap: &Gap| {
+        let are = if gap.missing.segments == 1 { "is" } else { "are" };
+        let message = format!("{} {are} missing: what was written there cannot be restored", gap.missing);
+        concern(
+            Severity::Warning,
+            "gap",
+            message,
+            "archive them with `pgark wal-push --backfill` where a `pg_wal` still has them",
+        )
+    };
+    // The gap that cuts is what "latest" is about.
+    past.map(about).collect()
+}
+
+fn about_backups(inventory: &Inventory, usable: Option<&Route>) -> Vec<Concern> {
+    let mut concerns = Vec::new();
+    for backup in &inventory.backups {
+        if let BackupState::Damaged(reason) = &backup.state {
+            let message = format!("backup `{}` is damaged: {reason}", backup.listing.id);
+            let hint = "take another with `pgark basebackup`; a bucket with versioning may hold an intact version";
+            concerns.push(concern(Severity::Warning, "backup", message, hint));
+        }
+    }
+    let size = inventory.segment_size;
+    for backup in inventory.whole_backups() {
+        let span = Span { first: size.containing(backup.start_lsn), last: size.ending_at(backup.stop_lsn) };
+        let wal = inventory.timeline(backup.timeline);
+        let missing = wal.map_or(vec![span], |wal| wal.segments.missing(span));
+        if let Some(first) = missing.first() {
+            let missing = Missing::of(TimelineSpan { timeline: backup.timeline, span: *first }, size);
+            let message = format!("backup `{}` cannot be made consistent: its WAL {missing} is missing", backup.id);
+            let hint = "archive it with `pgark wal-push --backfill` where a `pg_wal` still has it";
+            concerns.push(concern(Severity::Warning, "backup", message, hint));
+        }
+    }
+    if let Some(backup) = usable.map(|route| route.backup).filter(|backup| backup.bad_pages > 0) {
+        let message =
+            format!("the newest backup, `{}`, has {} pages with wrong checksums", backup.id, backup.bad_pages);
+        concerns.push(concern(Severity::Warning, "pages", message, format!("`pgark show {}` lists them", backup.id)));
+    }
+    concerns
+}
+
+fn about_objects(inventory: &Inventory) -> Vec<Concern> {
+    let mut concerns = Vec::new();
+    for (timeline, wal) in &inventory.timelines {
+        if let History::Damaged(reason) = &wal.history {
+            let message = format!("`{timeline}.history` is damaged: {reason}");
+            let hint = "move the object away and archive the file again from a `pg_wal` that has it";
+            concerns.push(concern(Severity::Warning, "history", message, hint));
+        }
+    }
+    let unknown = &inventory.unknown;
+    if let Some(example) = unknown.examples.first() {
+        let message = format!("{} objects are not known to this pgark, `{example}` for one", unknown.count);
+        let hint =
+            "a newer pgark may know them; a recovery to the end stops at one that stands behind the last segment";
+        concerns.push(concern(Severity::Warning, "objects", message, hint));
+    }
+    concerns
+}
+
+/// A day is the least from which a day's growth is told.
+const LEAST_DAYS: f64 = 1.0 / 24.0;
+
+fn growth(inventory: &Inventory) -> Option<Growth> {
+    let runs = || inventory.timelines.values().flat_map(|wal| wal.segments.iter());
+    let first = runs().filter_map(|run| run.first_stored).min()?;
+    let last = runs().filter_map(|run| run.last_stored).max()?;
+    let days = last.duration_since(first).as_secs_f64() / 86_400.0;
+    (days >= LEAST_DAYS).then(|| Growth { bytes_a_day: inventory.wal_bytes() as f64 / days, days })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{empty, id, lsn, segment};
+    use super::*;
+
+    fn concerns(inventory: &Inventory) -> Vec<(Severity, &'static str)> {
+        health(inventory).concerns.iter().map(|concern| (concern.severity, concern.about)).collect()
+    }
+
+    fn kinds(inventory: &Inventory) -> Vec<GapKind> {
+        health(inventory).gaps.iter().map(|gap| gap.kind).collect()
+    }
+
+    fn two_backups(wal: impl IntoIterator<Item = u64>) -> Inventory {
+        empty().with_wal(1, wal).with_backup(120, 1, lsn(2, 10), lsn(3, 50)).with_backup(
+            600,
+            1,
+            lsn(10, 10),
+            lsn(11, 50),
+        )
+    }
+
+    #[test]
+    fn all_is_well() {
+        let health = health(&two_backups(1..=20));
+        assert_eq!((health.concerns, health.gaps), (vec![], vec![]));
+        assert_eq!(health.newest_backup, Some(id(600)));
+        assert_eq!(health.newest.unwrap().position.segment, segment(1, 20));
+        // 20 segments of 1000 bytes, a minute apart.
+        assert_eq!(health.growth, None);
+    }
+
+    #[test]
+    fn gaps_by_what_they_mean() {
+        assert_eq!(kinds(&two_backups((1..=5).chain(8..=20))), [GapKind::Past]);
+        assert_eq!(concerns(&two_backups((1..=5).chain(8..=20))), [(Severity::Warning, "gap")]);
+        // As `expire` leaves it: from the end of one backup to the beginning of the next.
+        assert_eq!(kinds(&two_backups((2..=3).chain(10..=20))), [GapKind::Expired]);
+        assert_eq!(concerns(&two_backups((2..=3).chain(10..=20))), []);
+        let cut = two_backups((1..=13).chain(16..=20));
+        assert_eq!(kinds(&cut), [GapKind::Cuts]);
+        assert_eq!(concerns(&cut), [(Severity::Critical, "latest")]);
+        assert_eq!(health(&cut).newest.unwrap().position.segment, segment(1, 13));
+    }
+
+    #[test]
+    fn what_cannot_be_restored_is_critical() {
+        assert_eq!(concerns(&empty().with_wal(1, 1..=9)), [(Severity::Critical, "latest")]);
+        assert_eq!(health(&empty()).newest, None);
+        let only_damaged = empty().with_wal(1, 1..=9).with_state(60, BackupState::Damaged("it is empty".into()));
+        assert_eq!(concerns(&only_damaged), [(Severity::Critical, "latest"), (Severity::Warning, "backup")]);
+    }
+
+    #[test]
+    fn a_fork_whose_wal_is_missing_before_it() {
+        let inventory = two_backups(1..=12).with_history(2, &[(1, lsn(14, 50))]).with_wal(2, 14..=16);
+        assert_eq!(kinds(&inventory), [GapKind::Cuts]);
+        assert_eq!(health(&inventory).newest.unwrap().position.segment, segment(1, 12));
+    }
+}
