@@ -11,6 +11,7 @@ mod postgres;
 mod program;
 mod repository;
 
+mod backup_kinds;
 mod backups;
 mod canary;
 mod check_and_init;
