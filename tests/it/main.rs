@@ -12,6 +12,7 @@ mod program;
 mod repository;
 
 mod backup_kinds;
+mod backup_targets;
 mod backups;
 mod canary;
 mod check_and_init;
