@@ -18,6 +18,7 @@ use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use crate::disk::{RestoreDir, RestoreDirError};
 use crate::postgres::recovery_settings::RecoverySettings;
+use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::Request;
@@ -114,21 +115,32 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     Ok(RestoreReport { schema: 1, backup: id, directory: restore.to, files, bytes, present_before, seconds, warnings })
 }
 
-/// Where each tablespace goes.
+/// Where each tablespace goes: every one to a place of its own, or they would write over each other's files.
 fn locations(restore: &Restore, manifest: &Manifest) -> Result<BTreeMap<u32, PathBuf>, Failure> {
+    let usage = |message: String| Failure::new(FailureKind::Usage, message);
     let tablespaces = &manifest.summary.tablespaces;
-    for (old, _) in &restore.tablespaces {
+    let mut mapped: BTreeMap<&Path, &PathBuf> = BTreeMap::new();
+    for (old, new) in &restore.tablespaces {
         if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == old) {
             let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
             let message = format!("`--tablespace-map`: the backup has no tablespace at `{}`", old.display());
-            return Err(Failure::new(FailureKind::Usage, message).with_hint(format!("it has: {}", known.join(", "))));
+            return Err(usage(message).with_hint(format!("it has: {}", known.join(", "))));
+        }
+        if mapped.insert(old, new).is_some() {
+            return Err(usage(format!("`--tablespace-map`: `{}` is mapped twice", old.display())));
         }
     }
-    let place = |location: &str| {
-        let mapped = restore.tablespaces.iter().find(|(old, _)| old == Path::new(location));
-        mapped.map_or_else(|| PathBuf::from(location), |(_, new)| new.clone())
-    };
-    Ok(tablespaces.iter().map(|tablespace| (tablespace.oid, place(&tablespace.location))).collect())
+    let mut locations: BTreeMap<u32, PathBuf> = BTreeMap::new();
+    for Tablespace { oid, location } in tablespaces {
+        let place = mapped.get(Path::new(location)).map_or_else(|| PathBuf::from(location), |new| (*new).clone());
+        if let Some(other) = locations.values().find(|other| place.starts_with(other) || other.starts_with(&place)) {
+            let message =
+                format!("two tablespaces would share a place: `{}` and `{}`", other.display(), place.display());
+            return Err(usage(message).with_hint("give each a directory of its own with `--tablespace-map`"));
+        }
+        locations.insert(*oid, place);
+    }
+    Ok(locations)
 }
 
 /// Takes the directory and the tablespaces, makes all directories, and clears away what does not belong there.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::ledger::{Expect, Ledger, integrity};
 use crate::pitr::{archiving, assert_clean, restore_command, with_environment};
-use crate::postgres::{Account, Cluster, Installation, Recovery, RecoveryTarget, Scratch, verify_directory};
+use crate::postgres::{
+    Account, Cluster, ClusterBuilder, Installation, Recovery, RecoveryTarget, Scratch, verify_directory,
+};
 use crate::program::{Call, Outcome, finish};
 use crate::repository::Repository;
 
@@ -83,12 +85,18 @@ pub struct Restored {
 
 /// Restores with `pgark restore`; `pg_verifybackup` must be content with the result.
 pub fn restore(repository: &Repository, words: &[&str]) -> Restored {
+    restored_at(repository, words, with_environment(Cluster::builder(), repository))
+}
+
+/// The same for a server that the builder describes.
+pub fn restored_at(repository: &Repository, words: &[&str], server: ClusterBuilder) -> Restored {
     let home = Scratch::new("s");
     let data = home.path().join("data");
     as_servers_user(&restore_call(repository, &data, words)).code(0);
-    let cluster = with_environment(Cluster::builder(), repository).on_directory(&data);
-    verify_directory(cluster.installation(), &data).unwrap();
-    Restored { home, cluster }
+    let said = std::fs::read_to_string(data.join("PG_VERSION")).unwrap();
+    let installation = Installation::find(said.trim().parse().unwrap()).unwrap();
+    verify_directory(installation, &data).unwrap();
+    Restored { home, cluster: server.on_directory(&data) }
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod postgres;
 mod program;
 mod repository;
 
+mod backup_kinds;
+mod backup_targets;
 mod backups;
 mod canary;
 mod check_and_init;
