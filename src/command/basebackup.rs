@@ -22,7 +22,7 @@ use crate::disk::{DataDir, Snapshot};
 use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::control_details::ControlDetails;
-use crate::postgres::{ClusterIdent, PgMajor, WalName};
+use crate::postgres::{ClusterIdent, PgMajor, SegmentName, WalName};
 use crate::repo::manifest::{BackupSummary, FORMAT, Method, Tablespace};
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::{BackupId, Generation, Repository};
@@ -149,7 +149,7 @@ async fn take(
     close(settings, &repository, &begun, copied, &closing, &mut manifest).await?;
 
     progress.enter(Phase::WaitingForWal);
-    wait_for_wal(settings, &repository, &manifest.summary).await?;
+    wait_for_wal(settings, &repository, &manifest.summary, &session).await?;
     if settings.keep {
         repository.keep(generation, id, circumstances.now, "--keep", &circumstances.writer).await?;
     }
@@ -304,15 +304,23 @@ fn summary(
 }
 
 /// Without all WAL from start to stop the copy can never be made consistent.
-async fn wait_for_wal(settings: &Basebackup, repository: &Repository, backup: &BackupSummary) -> Result<(), Failure> {
-    let archive = repository.archive(backup.generation);
+async fn wait_for_wal(
+    settings: &Basebackup,
+    repository: &Repository,
+    backup: &BackupSummary,
+    session: &BackupSession,
+) -> Result<(), Failure> {
     let (Some((first, last)), Some(size)) = (backup.wal_needed(), backup.segment_size()) else {
         return Err(Failure::new(FailureKind::Internal, "the backup has no segment size"));
     };
+    let archive = repository.archive(backup.generation);
     let begin = Instant::now();
     loop {
         let missing = match archive.first_missing(first, last, size).await {
-            Ok(None) => return Ok(()),
+            Ok(None) => match was_archived_here(session, backup, last).await? {
+                true => return Ok(()),
+                false => format!("this server has not archived `{last}`, though one of this name is in the repository"),
+            },
             Ok(Some(segment)) => format!("segment `{segment}` is not in the repository"),
             Err(error) if error.is_temporary() => error.to_string(),
             Err(error) => return Err(error.into()),
@@ -330,6 +338,18 @@ async fn wait_for_wal(settings: &Basebackup, repository: &Repository, backup: &B
         }
         sleep(LOOK).await;
     }
+}
+
+/// A segment of this name may be another server's: a clone's, or an old primary's. A standby's WAL is archived by its primary.
+async fn was_archived_here(
+    session: &BackupSession,
+    backup: &BackupSummary,
+    last: SegmentName,
+) -> Result<bool, Failure> {
+    if backup.from_standby {
+        return Ok(true);
+    }
+    Ok(session.last_archived().await?.is_some_and(|archived| is_archived(&archived, WalName::Segment(last))))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

@@ -59,7 +59,7 @@ fn credentials_from_settings_and_files() {
     let whole = call().env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", secret).env("PGARK_REPO__SESSION_TOKEN_FILE", token);
     whole.run().quiet_success();
     call().run().code(2).says("secret_access_key_file");
-    call().env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "/nonexistent").run().code(12).says("/nonexistent");
+    call().env("PGARK_REPO__SECRET_ACCESS_KEY_FILE", "/nonexistent").run().code(12).says("repo.secret_access_key_file");
 }
 
 #[test]
