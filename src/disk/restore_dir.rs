@@ -5,7 +5,7 @@
 //! * A restore that was killed leaves a mark by which the next one knows that it may go on here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub struct RestoreDir {
     root: PathBuf,
     /// Whether files may be there that need not come again.
     may_have_files: bool,
+    /// The locked mark: another restore finds the directory taken.
+    _mark: File,
 }
 
 /// Why a directory is not filled.
@@ -45,7 +47,8 @@ impl RestoreDir {
         let refused = |why: String| Err(RestoreDirError::Refused(format!("`{}` {why}", root.display())));
         make_directory(root, 0o700)?;
         let names = names(root)?;
-        let marked = names.contains(MARK);
+        // With a mark that was not cleared away in time, PostgreSQL may have lived here since.
+        let marked = names.contains(MARK) && !root.join(CONTROL_FILE).exists();
         if names.contains("postmaster.pid") {
             return refused("has a postmaster.pid: a server runs there, or crashed there".to_owned());
         }
@@ -56,8 +59,10 @@ impl RestoreDir {
             return refused(format!("is not empty: it has `{example}`"));
         }
         fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
-        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster };
-        dir.write("", MARK, b"A restore by pgark is under way, or was broken off: run it again.\n")?;
+        let Some(mark) = take_mark(root)? else {
+            return refused("is being filled by another restore".to_owned());
+        };
+        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, _mark: mark };
         for control in [CONTROL_FILE, WAITING_CONTROL] {
             remove(&dir.root.join(control))?;
         }
@@ -234,6 +239,22 @@ impl RestoreDir {
     }
 }
 
+/// Makes the mark and locks it; `None` if another process has it.
+fn take_mark(root: &Path) -> io::Result<Option<File>> {
+    const WORDS: &[u8] = b"A restore by pgark is under way, or was broken off: run it again.\n";
+    let place = root.join(MARK);
+    let open =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW).open(&place);
+    let mark = open.map_err(|e| at(&place, e))?;
+    match mark.try_lock() {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        // A file system without locks: then nobody else is told.
+        Ok(()) | Err(TryLockError::Error(_)) => {}
+    }
+    mark.write_all_at(WORDS, 0).and_then(|()| mark.sync_all()).map_err(|e| at(&place, e))?;
+    Ok(Some(mark))
+}
+
 /// A file whose runs come in any order.
 #[derive(Debug)]
 pub struct RestoredFile {
@@ -311,6 +332,7 @@ mod tests {
         let root = place.path().join("data");
         for round in 0..2 {
             let dir = RestoreDir::claim(&root, false).unwrap();
+            assert!(matches!(RestoreDir::claim(&root, false), Err(RestoreDirError::Refused(_))), "two at once");
             assert_eq!(dir.may_have_files(), round == 1);
             for directory in ["global", "pg_wal"] {
                 dir.make_directory(&path(directory), 0o700).unwrap();
