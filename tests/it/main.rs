@@ -28,6 +28,7 @@ mod races;
 mod reaching_s3;
 mod recovery_stops;
 mod requests;
+mod restore_kills;
 mod restore_over;
 mod second_opinion;
 mod shutdown;
