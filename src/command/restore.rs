@@ -152,7 +152,7 @@ async fn claim(
     let (to, over_old, manifest, locations) =
         (restore.to.clone(), restore.delta, Arc::clone(manifest), locations.clone());
     let claiming = tokio::task::spawn_blocking(move || {
-        let dir = RestoreDir::claim(&to, over_old)?;
+        let mut dir = RestoreDir::claim(&to, over_old)?;
         for (oid, location) in &locations {
             dir.make_tablespace(*oid, location)?;
         }

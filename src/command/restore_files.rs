@@ -101,9 +101,9 @@ async fn present_files(
         .map(|index| {
             let (manifest, dir) = (Arc::clone(manifest), Arc::clone(dir));
             blocking(move || {
-                let FileEntry { file, size, extents, .. } = &manifest.files[index];
+                let FileEntry { file, size, mode, extents, .. } = &manifest.files[index];
                 let runs: Vec<_> = extents.iter().map(|extent| (extent.plain, extent.sha256)).collect();
-                Ok(dir.has_file(file, *size, &runs)?.then_some(index))
+                Ok(dir.keep_file(file, *size, *mode, &runs)?.then_some(index))
             })
         })
         .buffer_unordered(jobs)

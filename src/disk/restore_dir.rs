@@ -3,15 +3,17 @@
 //! * Nothing is written while another server's data may lie there, and nothing outside of the directory and the tablespaces.
 //! * `global/pg_control` gets its name last of all. Before it has it, PostgreSQL does not start.
 //! * A restore that was killed leaves a mark by which the next one knows that it may go on here.
+//! * No link leads out, but those of tablespaces and that of `pg_wal`, where nothing else than WAL may be. No file is written that
+//!   has another name elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::postgres::BackupPath;
 use crate::postgres::backup_files::CONTROL_FILE;
+use crate::postgres::{BackupPath, WalName};
 use crate::stream::{Sha256, Sha256Hasher};
 
 /// A directory that is being filled.
@@ -20,6 +22,8 @@ pub struct RestoreDir {
     root: PathBuf,
     /// Whether files may be there that need not come again.
     may_have_files: bool,
+    /// Links that stay: of tablespaces with where they lead, and of `pg_wal`.
+    links: BTreeMap<PathBuf, PathBuf>,
     /// The locked mark: another restore finds the directory taken.
     _mark: File,
 }
@@ -39,6 +43,7 @@ pub enum RestoreDirError {
 const MARK: &str = ".pgark-restoring";
 /// `pg_control` until everything else is there.
 const WAITING_CONTROL: &str = "global/.pgark-pg_control";
+const PG_WAL: &str = "pg_wal";
 
 impl RestoreDir {
     /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
@@ -47,7 +52,7 @@ impl RestoreDir {
         let refused = |why: String| Err(RestoreDirError::Refused(format!("`{}` {why}", root.display())));
         make_directory(root, 0o700)?;
         let names = names(root)?;
-        // With a mark that was not cleared away in time, PostgreSQL may have lived here since.
+        // Killed after its last step but one, a restore leaves the mark in a cluster that may have run since.
         let marked = names.contains(MARK) && !root.join(CONTROL_FILE).exists();
         if names.contains("postmaster.pid") {
             return refused("has a postmaster.pid: a server runs there, or crashed there".to_owned());
@@ -58,11 +63,19 @@ impl RestoreDir {
             let example = names.first().map_or("", String::as_str);
             return refused(format!("is not empty: it has `{example}`"));
         }
+        let mut links = BTreeMap::new();
+        if let Some(behind) = behind_link(&root.join(PG_WAL))? {
+            if let Some(foreign) = self::names(&behind)?.into_iter().find(|name| !belongs_to_wal(name)) {
+                return refused(format!("has a link `pg_wal` to `{}`, where `{foreign}` is no WAL", behind.display()));
+            }
+            links.insert(PathBuf::from(PG_WAL), behind);
+        }
         fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
         let Some(mark) = take_mark(root)? else {
             return refused("is being filled by another restore".to_owned());
         };
-        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, _mark: mark };
+        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, links, _mark: mark };
+        dir.clear_way(Path::new("global"))?;
         for control in [CONTROL_FILE, WAITING_CONTROL] {
             remove(&dir.root.join(control))?;
         }
@@ -81,39 +94,56 @@ impl RestoreDir {
     }
 
     /// Makes a tablespace's directory at `location`, which must be empty or not exist, and the link to it.
-    pub fn make_tablespace(&self, oid: u32, location: &Path) -> Result<(), RestoreDirError> {
+    pub fn make_tablespace(&mut self, oid: u32, location: &Path) -> Result<(), RestoreDirError> {
         let refused = |why: &str| {
             let message = format!("the location `{}` of tablespace {oid} {why}", location.display());
             Err(RestoreDirError::Refused(message))
         };
         let plain =
             location.is_absolute() && location.components().count() > 1 && location.iter().all(|name| name != "..");
-        if !plain || location.starts_with(&self.root) || self.root.starts_with(location) {
+        if !plain || overlap(location, &self.root) {
             return refused("cannot be used: map it with `--tablespace-map`");
         }
         make_directory(location, 0o700)?;
-        let link = self.root.join("pg_tblspc").join(oid.to_string());
+        let (real, root) = (real(location)?, real(&self.root)?);
+        if overlap(&real, &root) || self.links.values().any(|other| overlap(&real, other)) {
+            return refused("is in a place that is used already: map it with `--tablespace-map`");
+        }
+        let below = Path::new("pg_tblspc").join(oid.to_string());
+        let link = self.root.join(&below);
         let ours = fs::read_link(&link).is_ok_and(|target| target == location);
         let known = ours && self.may_have_files;
         if !known && !names(location)?.is_empty() {
             return refused("is not empty: map it to another place with `--tablespace-map`");
         }
+        self.clear_way(Path::new("pg_tblspc"))?;
         make_directory(&self.root.join("pg_tblspc"), 0o700)?;
         if !ours {
-            remove(&link)?;
+            remove_all(&link)?;
             symlink(location, &link).map_err(|e| at(&link, e))?;
         }
+        self.links.insert(below, real);
         Ok(())
     }
 
-    /// Makes a directory of the backup. One that is there stays, also behind a link.
+    /// Makes a directory of the backup, whose parents are made. One that is there stays.
     pub fn make_directory(&self, path: &BackupPath, mode: u32) -> io::Result<()> {
+        self.clear_way(path.as_path())?;
         let place = self.root.join(path.as_path());
         make_directory(&place, mode)?;
         fs::set_permissions(&place, Permissions::from_mode(mode | 0o700)).map_err(|e| at(&place, e))
     }
 
-    /// Removes everything that is neither among `directories` nor among `files`. Links stay where a directory shall be.
+    /// Removes what stands where a directory shall be, but is none.
+    fn clear_way(&self, below: &Path) -> io::Result<()> {
+        let place = self.root.join(below);
+        match fs::symlink_metadata(&place) {
+            Ok(found) if !found.is_dir() && !self.links.contains_key(below) => remove(&place),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything that is neither among `directories` nor among `files`.
     pub fn remove_others(&self, directories: &BTreeSet<&BackupPath>, files: &BTreeSet<&BackupPath>) -> io::Result<()> {
         self.sweep(Path::new(""), directories, files)
     }
@@ -137,14 +167,12 @@ impl RestoreDir {
             let wanted_directory = known.as_ref().is_some_and(|path| directories.contains(path));
             let wanted_file = known.as_ref().is_some_and(|path| files.contains(path));
             let kind = fs::symlink_metadata(&place).map_err(|e| at(&place, e))?.file_type();
-            if wanted_directory && (kind.is_dir() || fs::metadata(&place).is_ok_and(|behind| behind.is_dir())) {
+            if wanted_directory && (kind.is_dir() || self.links.contains_key(&path)) {
                 self.sweep(&path, directories, files)?;
             } else if shared {
                 continue;
-            } else if kind.is_dir() {
-                fs::remove_dir_all(&place).map_err(|e| at(&place, e))?;
             } else if !(wanted_file && kind.is_file()) {
-                remove(&place)?;
+                remove_all(&place)?;
             }
         }
         Ok(())
@@ -163,33 +191,16 @@ impl RestoreDir {
         Ok(RestoredFile { file, place })
     }
 
-    /// Whether a file is there with these runs (length and digest), and nothing else.
-    pub fn has_file(&self, path: &BackupPath, size: u64, runs: &[(u64, Sha256)]) -> io::Result<bool> {
+    /// Whether a file is there with these runs (length and digest), and nothing else. Any other file is removed.
+    pub fn keep_file(&self, path: &BackupPath, size: u64, mode: u32, runs: &[(u64, Sha256)]) -> io::Result<bool> {
         let place = self.place_of(path);
-        let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&place) {
-            Ok(file) => file,
-            Err(_) => return Ok(false),
-        };
-        let metadata = file.metadata().map_err(|e| at(&place, e))?;
-        if !metadata.is_file() || metadata.len() != size {
-            return Ok(false);
+        let fits = has_content(&place, size, runs)?;
+        match fits {
+            true => fs::set_permissions(&place, Permissions::from_mode(mode | 0o600)).map_err(|e| at(&place, e))?,
+            // Written over in place, it would change wherever else it has a name.
+            false => remove(&place)?,
         }
-        let mut block = vec![0; 256 << 10];
-        let mut offset = 0;
-        for (length, digest) in runs {
-            let end = offset + length;
-            let mut hasher = Sha256Hasher::default();
-            while offset < end {
-                let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(block.len());
-                file.read_exact_at(&mut block[..wanted], offset).map_err(|e| at(&place, e))?;
-                hasher.update(&block[..wanted]);
-                offset += wanted as u64;
-            }
-            if hasher.finish().sha256 != *digest {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(fits)
     }
 
     fn place_of(&self, path: &BackupPath) -> PathBuf {
@@ -203,9 +214,14 @@ impl RestoreDir {
     pub fn write(&self, directory: &str, name: &str, content: &[u8]) -> io::Result<()> {
         let place = self.root.join(directory).join(name);
         let temporary = self.root.join(directory).join(format!(".pgark-new-{name}"));
-        fs::write(&temporary, content).map_err(|e| at(&temporary, e))?;
-        fs::set_permissions(&temporary, Permissions::from_mode(0o600)).map_err(|e| at(&temporary, e))?;
-        sync(&temporary)?;
+        remove_all(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(|e| at(&temporary, e))?;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| at(&temporary, e))?;
         fs::rename(&temporary, &place).map_err(|e| at(&place, e))
     }
 
@@ -272,6 +288,33 @@ impl RestoredFile {
 /// `O_NOFOLLOW`: a link where a file shall be would lead elsewhere.
 const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
+fn has_content(place: &Path, size: u64, runs: &[(u64, Sha256)]) -> io::Result<bool> {
+    let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(place) {
+        Ok(file) => file,
+        Err(_) => return Ok(false),
+    };
+    let metadata = file.metadata().map_err(|e| at(place, e))?;
+    if !metadata.is_file() || metadata.len() != size || metadata.nlink() != 1 {
+        return Ok(false);
+    }
+    let mut block = vec![0; 256 << 10];
+    let mut offset = 0;
+    for (length, digest) in runs {
+        let end = offset + length;
+        let mut hasher = Sha256Hasher::default();
+        while offset < end {
+            let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(block.len());
+            file.read_exact_at(&mut block[..wanted], offset).map_err(|e| at(place, e))?;
+            hasher.update(&block[..wanted]);
+            offset += wanted as u64;
+        }
+        if hasher.finish().sha256 != *digest {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn make_directory(place: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(mode | 0o700).create(place) {
         Ok(()) => Ok(()),
@@ -294,6 +337,32 @@ fn remove(place: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(at(place, error)),
         _ => Ok(()),
     }
+}
+
+fn remove_all(place: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(place) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(place).map_err(|e| at(place, e)),
+        _ => remove(place),
+    }
+}
+
+fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+fn real(place: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(place).map_err(|e| at(place, e))
+}
+
+/// The directory behind a link; `None` if there is no link, or it leads to none.
+fn behind_link(place: &Path) -> io::Result<Option<PathBuf>> {
+    if place.is_symlink() && place.is_dir() { real(place).map(Some) } else { Ok(None) }
+}
+
+/// What PostgreSQL, or `restore_command`, puts into `pg_wal`.
+fn belongs_to_wal(name: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["archive_status", "summaries", "RECOVERY", "xlogtemp.", "pg_wal_", ".pgark-"];
+    name.parse::<WalName>().is_ok() || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn sync(place: &Path) -> io::Result<()> {
@@ -366,14 +435,16 @@ mod tests {
         assert_eq!(names(&root.join("base")).unwrap(), BTreeSet::from(["1".to_owned()]));
         assert!(!root.join("old").exists());
         assert_eq!(fs::read(&outside).unwrap(), b"theirs");
-        assert!(dir.has_file(&one, 1, &[(1, Sha256::of(b"1"))]).unwrap());
-        assert!(!dir.has_file(&one, 1, &[(1, Sha256::of(b"2"))]).unwrap());
+        assert!(dir.keep_file(&one, 1, 0o640, &[(1, Sha256::of(b"1"))]).unwrap());
+        assert_eq!(fs::metadata(root.join("base/1")).unwrap().mode() & 0o777, 0o640);
+        assert!(!dir.keep_file(&one, 1, 0o640, &[(1, Sha256::of(b"2"))]).unwrap());
+        assert!(!root.join("base/1").exists());
     }
 
     #[test]
     fn tablespaces_go_to_empty_places_only() {
         let place = tempfile::tempdir().unwrap();
-        let dir = RestoreDir::claim(&place.path().join("data"), false).unwrap();
+        let mut dir = RestoreDir::claim(&place.path().join("data"), false).unwrap();
         let full = place.path().join("full");
         fs::create_dir(&full).unwrap();
         fs::write(full.join("x"), b"").unwrap();
@@ -390,5 +461,10 @@ mod tests {
         let good = place.path().join("new/space");
         dir.make_tablespace(5, &good).unwrap();
         assert_eq!(fs::read_link(dir.root.join("pg_tblspc/5")).unwrap(), good);
+        let alias = place.path().join("alias");
+        symlink(place.path().join("new"), &alias).unwrap();
+        for location in [&good, &good.join("inner"), &alias.join("space")] {
+            assert!(dir.make_tablespace(6, location).is_err(), "{}", location.display());
+        }
     }
 }

@@ -11,13 +11,13 @@ use crate::data_dir::FakeCluster;
 use crate::program::{Call, finish};
 use crate::repository::{Repository, segment_key};
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("PGARK_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
     eprintln!("seed {seed} (PGARK_TEST_SEED={seed} replays it)");
     seed
 }
 
-fn kill_after(child: std::process::Child, delay: Duration) -> i32 {
+pub fn kill_after(child: std::process::Child, delay: Duration) -> i32 {
     let mut child = child;
     std::thread::sleep(delay);
     child.kill().expect("kill -9");

@@ -29,6 +29,8 @@ mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
 mod requests;
+mod restore_kills;
+mod restore_over;
 mod second_opinion;
 mod shutdown;
 mod wal_index;
