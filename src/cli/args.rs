@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
 use super::sources::FlagValue;
 
 /// Keeps a PostgreSQL cluster restorable to any moment.
@@ -118,6 +119,15 @@ pub enum Verb {
             Prints the plan first, or why there is none before a byte is written. Exits 0 when every file is in its place \
             and verified; PostgreSQL recovers when it is started (docs/exit-codes.md).")]
     Restore(Box<RestoreArgs>),
+    /// List the backups
+    #[command(alias = "backup-list", after_help = look_args::LIST)]
+    List(ListArgs),
+    /// Show one backup, and whether the WAL is there that it needs
+    #[command(after_help = look_args::SHOW)]
+    Show(ShowArgs),
+    /// Tell what can be restored now, and what stands in the way
+    #[command(alias = "info", after_help = look_args::STATUS)]
+    Status(StatusArgs),
     /// Find out whether everything is set up right
     #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\
             Exits 0 when all is well, 1 with warnings, 2 when something fails, 3 when something could not be told.")]

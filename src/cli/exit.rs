@@ -14,6 +14,8 @@ pub const SUCCESS: u8 = 0;
 pub const ABSENT: u8 = 1;
 /// `basebackup`: the backup is there, and has pages with wrong checksums.
 pub const DAMAGED_PAGES: u8 = 1;
+/// `list`, `show`: a backup is damaged, or lacks WAL.
+pub const DAMAGED_BACKUP: u8 = 1;
 /// `wal-fetch`: anything but restored or proven absent. Not 143, which PostgreSQL takes for a shutdown.
 pub const STOP_RECOVERY: u8 = 200;
 
@@ -76,7 +78,7 @@ pub fn checked(worst: Level) -> u8 {
 pub fn unreadable(verb: Option<&str>, kind: FailureKind) -> u8 {
     match verb {
         Some("wal-fetch" | "archive-get") => STOP_RECOVERY,
-        Some("check") => 3,
+        Some("check" | "status" | "info") => 3,
         _ => failed(kind),
     }
 }
@@ -123,6 +125,7 @@ mod tests {
         assert_eq!(unreadable(Some("wal-push"), FailureKind::Internal), 70);
         assert_eq!(unreadable(None, FailureKind::Usage), 2);
         assert_eq!(unreadable(Some("check"), FailureKind::Usage), 3);
+        assert_eq!(unreadable(Some("info"), FailureKind::Usage), 3);
     }
 
     #[test]

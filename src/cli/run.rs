@@ -12,7 +12,7 @@ use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalP
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{backup_verbs, init, output, settings, values};
+use super::{backup_verbs, init, look_verbs, output, settings, values};
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
 use crate::command::check::{self, Check};
@@ -50,7 +50,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 12] = [
+    const VERBS: [&str; 17] = [
         "wal-fetch",
         "archive-get",
         "wal-push",
@@ -58,6 +58,11 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "basebackup",
         "backup-push",
         "restore",
+        "list",
+        "backup-list",
+        "show",
+        "status",
+        "info",
         "check",
         "init",
         "config",
@@ -149,6 +154,15 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::WalPush(args) => push(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
         Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
+        Verb::List(args) => look_verbs::list(args, &sources),
+        Verb::Show(args) => look_verbs::show(args, &sources),
+        Verb::Status(args) => {
+            let outcome = look_verbs::status(args, cli.global.color, &sources);
+            return outcome.unwrap_or_else(|failure| {
+                output::tell(&failure, format);
+                exit::unreadable(Some(verb), failure.kind)
+            });
+        }
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => config(verb, &sources),
@@ -372,6 +386,9 @@ impl Verb {
             Verb::WalFetch(_) => "wal-fetch",
             Verb::Basebackup(_) => "basebackup",
             Verb::Restore(_) => "restore",
+            Verb::List(_) => "list",
+            Verb::Show(_) => "show",
+            Verb::Status(_) => "status",
             Verb::Check(_) => "check",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",

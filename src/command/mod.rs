@@ -17,10 +17,13 @@ pub mod check_store;
 pub mod check_switch;
 pub mod failure;
 pub mod init;
+pub mod list;
 pub mod pace;
 pub mod progress;
 pub mod restore;
 pub mod restore_files;
+pub mod show;
+pub mod status;
 pub mod wal_fetch;
 pub mod wal_push;
 

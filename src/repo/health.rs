@@ -152,15 +152,28 @@ fn lies_on(gap: TimelineSpan, route: &Route) -> bool {
     first <= gap.span.last && route.path.spans(first, gap.span.last).iter().any(|way| way.timeline == gap.timeline)
 }
 
-/// Whether only whole needs of backups border on a gap: nobody loses by it what a policy would keep.
+/// Whether it is as `expire` leaves it: before the gap exactly what backups need to be consistent, and no more; behind it the
+/// beginning of another backup.
 fn is_expired(inventory: &Inventory, gap: TimelineSpan) -> bool {
     let size = inventory.segment_size;
     let Some(wal) = inventory.timeline(gap.timeline) else { return false };
-    let Span { first, last } = gap.span;
-    let needs = || inventory.whole_backups().filter(|backup| backup.timeline == gap.timeline);
-    let ends_before = needs().any(|backup| size.ending_at(backup.stop_lsn).0 + 1 == first.0);
-    let begins_behind = needs().any(|backup| size.containing(backup.start_lsn).0 == last.0 + 1);
-    ends_before && begins_behind && wal.segments.has(SegmentNumber(last.0 + 1))
+    let backups = inventory.whole_backups().filter(|backup| backup.timeline == gap.timeline);
+    let mut needs: Vec<Span> = backups
+        .map(|backup| Span { first: size.containing(backup.start_lsn), last: size.ending_at(backup.stop_lsn) })
+        .collect();
+    needs.sort_unstable();
+    let begins_behind = needs.iter().any(|need| need.first.0 == gap.span.last.0 + 1 && wal.segments.has(need.first));
+    let before = gap.span.first.0.checked_sub(1).and_then(|before| wal.segments.containing(SegmentNumber(before)));
+    let only_needed = before.is_some_and(|run| {
+        let mut next = run.first;
+        for need in &needs {
+            if need.first <= next && next <= need.last {
+                next = SegmentNumber(need.last.0 + 1);
+            }
+        }
+        next.0 == gap.span.first.0
+    });
+    begins_behind && only_needed
 }
 
 fn about_gaps(gaps: &[Gap]) -> Vec<Concern> {
@@ -277,6 +290,8 @@ mod tests {
         // As `expire` leaves it: from the end of one backup to the beginning of the next.
         assert_eq!(kinds(&two_backups((2..=3).chain(10..=20))), [GapKind::Expired]);
         assert_eq!(concerns(&two_backups((2..=3).chain(10..=20))), []);
+        // Something before it that no backup needs: it was not `expire`.
+        assert_eq!(kinds(&two_backups((1..=3).chain(10..=20))), [GapKind::Past]);
         let cut = two_backups((1..=13).chain(16..=20));
         assert_eq!(kinds(&cut), [GapKind::Cuts]);
         assert_eq!(concerns(&cut), [(Severity::Critical, "latest")]);

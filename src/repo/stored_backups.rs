@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream};
 
 use super::Repository;
-use super::backups::BackupListing;
+use super::backup_id::BackupId;
+use super::backups::{BackupListing, note_piece};
 use super::error::RepoError;
 use super::identity::Identity;
 use super::layout::{BackupKey, Generation};
@@ -55,6 +56,21 @@ impl Repository {
     pub async fn stored_backups(&self, identity: &Identity) -> Result<Vec<StoredBackup>, RepoError> {
         let listings = self.list_backups(identity.generation).await?;
         self.read_backups(identity.generation, identity.ident(), listings).await
+    }
+
+    /// One backup; `None` if nothing of it is there.
+    pub async fn stored_backup(&self, identity: &Identity, id: BackupId) -> Result<Option<StoredBackup>, RepoError> {
+        let mut found = Vec::new();
+        let below = self.layout.backup_prefix(identity.generation, id);
+        self.store
+            .visit_after(&below, None, PAGE, |listed| {
+                if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
+                    note_piece(&mut found, id, piece, listed);
+                }
+                Visit::More
+            })
+            .await?;
+        Ok(self.read_backups(identity.generation, identity.ident(), found).await?.pop())
     }
 
     pub(super) async fn read_backups(

@@ -22,6 +22,7 @@ mod exit_table;
 mod fetch_faults;
 mod house;
 mod kills;
+mod look;
 mod pitr;
 mod push_faults;
 mod races;

@@ -1,0 +1,46 @@
+//! The flags of `list`, `show` and `status`.
+
+use clap::Args;
+
+/// Below the help of `list`.
+pub const LIST: &str = "Examples:\n  pgark list\n  pgark list --json\n\n\
+    Exits 0; 1 when a backup is damaged; 2 to 99 when the repository cannot be read (docs/exit-codes.md).";
+
+/// Below the help of `show`.
+pub const SHOW: &str = "Examples:\n  pgark show 20261122T231805Z-0a1b2c3d\n\n\
+    Exits 0 when it can be restored, as far as can be told without reading all of it; 1 when it cannot; 2 to 99 when \
+    there is no such backup or the repository cannot be read (docs/exit-codes.md).";
+
+/// Below the help of `status`.
+pub const STATUS: &str = "Examples:\n  pgark status\n  pgark status --json --no-server\n\n\
+    Exits 0 when the latest state can be restored and nothing is missing, 1 with warnings, 2 when the latest state \
+    cannot be restored or archiving fails, 3 when it could not be told (docs/status.md).";
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The backup's name
+    pub id: String,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Look at the repository only
+    #[arg(long)]
+    pub no_server: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,382 @@
+//! `status`: what can be restored now, and what stands in the way. From the store alone; a server that answers adds its archiver.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::bounds::bounded;
+use super::check::{Finding, Level};
+use super::failure::{Failure, FailureKind};
+use super::show::MissingWal;
+use super::{Circumstances, RepositorySettings};
+use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, TimelineId};
+use crate::repo::health::{Concern, Gap, GapKind, Health, Newest, Severity, health};
+use crate::repo::intervals::Interval;
+use crate::repo::restore_target::Indexes;
+use crate::repo::stored_backups::BackupState;
+use crate::repo::{BackupId, Generation, Identity, Inventory, RepoError, Repository};
+use crate::server::session::ServerFacts;
+use crate::server::{Conninfo, Session};
+
+/// What to look at.
+#[derive(Clone)]
+pub struct Status {
+    /// The repository.
+    pub repository: RepositorySettings,
+    /// How to reach the server; `None`: do not try.
+    pub conninfo: Option<Conninfo>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatusReport {
+    schema: u32,
+    /// The repository.
+    pub repository: String,
+    /// Its newest generation, which all of this is about.
+    pub generation: Generation,
+    /// The cluster.
+    pub cluster: String,
+    /// The newest position that can be restored.
+    pub newest: Option<NewestStatus>,
+    /// What can be restored.
+    pub timelines: Vec<TimelineStatus>,
+    /// What is missing.
+    pub gaps: Vec<GapStatus>,
+    /// The backups.
+    pub backups: BackupsStatus,
+    /// How much there is.
+    pub sizes: SizesStatus,
+    /// What the server says; `None`: it was not asked.
+    pub server: Option<ServerStatus>,
+    /// What is not as it should be, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// The newest position that can be restored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NewestStatus {
+    /// The end of the last segment.
+    pub lsn: Lsn,
+    /// That segment.
+    pub segment: String,
+    /// Its last commit, if it tells.
+    pub last_commit: Option<Timestamp>,
+    /// When it was stored, by the store's clock.
+    pub stored: Option<Timestamp>,
+    /// How long ago that is, by this machine's clock: what was written since is not archived, and would be lost with the server.
+    pub age_seconds: Option<i64>,
+}
+
+/// What can be restored on a timeline.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TimelineStatus {
+    /// Which.
+    pub timeline: u32,
+    /// From where to where any moment can be.
+    pub intervals: Vec<IntervalStatus>,
+    /// Its segments.
+    pub segments: u64,
+    /// Bytes of all its WAL objects.
+    pub stored_bytes: u64,
+}
+
+/// Moments each of which can be restored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IntervalStatus {
+    /// The first backup from which they can be.
+    pub backup: BackupId,
+    /// The first position.
+    pub from_lsn: Lsn,
+    /// The first moment: the end of the backup, or the first commit behind a fork.
+    pub from_time: Option<Timestamp>,
+    /// The last position.
+    pub to_lsn: Lsn,
+    /// The last commit of its last segments, if they tell.
+    pub to_time: Option<Timestamp>,
+    /// The last segment.
+    pub last_segment: String,
+}
+
+/// Missing segments.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GapStatus {
+    /// Of this timeline.
+    pub timeline: u32,
+    /// What is missing.
+    #[serde(flatten)]
+    pub missing: MissingWal,
+    /// `cuts`: the newest backup cannot be followed to the end; `past`: older moments are lost; `expired`: as `expire` leaves it.
+    pub kind: &'static str,
+}
+
+/// The backups in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BackupsStatus {
+    /// That can be used.
+    pub whole: usize,
+    /// That cannot.
+    pub damaged: usize,
+    /// Without a manifest.
+    pub unfinished: usize,
+    /// The one that a restore to the latest begins with.
+    pub newest: Option<BackupId>,
+    /// When that one stopped.
+    pub newest_stopped: Option<Timestamp>,
+    /// How long ago that is.
+    pub newest_age_seconds: Option<i64>,
+}
+
+/// How much there is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SizesStatus {
+    /// Bytes of WAL objects.
+    pub wal_bytes: u64,
+    /// Whole segments.
+    pub wal_segments: u64,
+    /// Bytes of backups.
+    pub backup_bytes: u64,
+    /// Stored bytes of WAL a day; `None`: less than an hour is covered.
+    pub wal_bytes_a_day: Option<u64>,
+    /// The days that this is told from.
+    pub days: Option<f64>,
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum ServerStatus {
+    /// It answers.
+    Reachable {
+        /// `archive_mode`
+        archive_mode: String,
+        /// `archive_timeout`, in seconds.
+        archive_timeout: i64,
+        /// Whether it is a standby.
+        in_recovery: bool,
+        /// The file whose archiving fails.
+        failing: Option<String>,
+        /// Failures since its statistics were reset.
+        failed_count: i64,
+    },
+    /// It does not.
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The server is a side matter here.
+const SERVER_PATIENCE: Duration = Duration::from_secs(3);
+/// So many of the newest intervals are asked for their times.
+const TIMED_INTERVALS: usize = 16;
+/// So many segments at the end of an interval are asked for a commit.
+const TAIL: u64 = 4;
+
+impl StatusReport {
+    /// The worst finding.
+    pub fn worst(&self) -> Level {
+        self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+    }
+}
+
+/// Looks.
+pub async fn run(status: &Status, circumstances: &Circumstances) -> Result<StatusReport, Failure> {
+    bounded(look(status, circumstances.now), None, None).await
+}
+
+async fn look(status: &Status, now: Timestamp) -> Result<StatusReport, Failure> {
+    let repository = status.repository.open().await?;
+    let identities = repository.read_identities().await?;
+    let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
+    let identity: &Identity = identities.newest().ok_or_else(none)?;
+    let (inventory, facts) = tokio::join!(repository.take_inventory(identity), ask_server(status.conninfo.as_ref()));
+    let inventory = inventory?;
+    let health = health(&inventory);
+    let times = Times::read(&repository, &inventory, &health).await?;
+    let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
+    findings.extend(facts.iter().flatten().flat_map(|facts| about_server(facts, identity.ident())));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    Ok(StatusReport {
+        schema: 1,
+        repository: repository.describe(),
+        generation: identity.generation,
+        cluster: identity.ident().to_string(),
+        newest: health.newest.as_ref().map(|newest| newest_status(newest, &times, now)),
+        timelines: timelines(&inventory, &health, &times),
+        gaps: health.gaps.iter().map(gap_status).collect(),
+        backups: backups_status(&inventory, &health, now),
+        sizes: sizes(&inventory, &health),
+        server: facts.map(server_status),
+        findings,
+    })
+}
+
+fn finding(concern: &Concern) -> Finding {
+    let level = match concern.severity {
+        Severity::Warning => Level::Warning,
+        Severity::Critical => Level::Fail,
+    };
+    Finding::not_ok(concern.about, level, concern.message.clone(), concern.hint.clone())
+}
+
+async fn ask_server(conninfo: Option<&Conninfo>) -> Option<Result<ServerFacts, String>> {
+    let asking = async {
+        let session = Session::connect(conninfo?).await.map_err(|e| e.to_string());
+        match session {
+            Ok(session) => Some(session.facts().await.map_err(|e| e.to_string())),
+            Err(error) => Some(Err(error)),
+        }
+    };
+    let late = || Some(Err(format!("PostgreSQL gave no answer within {} s", SERVER_PATIENCE.as_secs())));
+    tokio::time::timeout(SERVER_PATIENCE, asking).await.unwrap_or_else(|_| late())
+}
+
+fn about_server(facts: &ServerFacts, ident: ClusterIdent) -> Vec<Finding> {
+    let theirs = PgMajor::try_from(facts.version / 10_000).ok();
+    let theirs = theirs.map(|major| ClusterIdent { system_id: facts.system_id, major });
+    if let Some(theirs) = theirs.filter(|theirs| *theirs != ident) {
+        let message =
+            format!("the server that answers is another cluster: {theirs}; the newest generation has {ident}");
+        let hint = "give `--conninfo` of the right server, or `--no-server`";
+        return vec![Finding::not_ok("server", Level::Warning, message, hint)];
+    }
+    if let Some(file) = &facts.failing {
+        let message = format!("archiving of `{file}` fails ({} failures so far)", facts.failed_count);
+        return vec![Finding::not_ok("archiver", Level::Fail, message, "the server's log has pgark's message")];
+    }
+    if facts.archive_mode == "off" {
+        let hint = "set `archive_mode = on` and restart the server";
+        return vec![Finding::not_ok(
+            "archiver",
+            Level::Fail,
+            "the server does not archive: archive_mode is `off`",
+            hint,
+        )];
+    }
+    Vec::new()
+}
+
+fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus {
+    match facts {
+        Err(reason) => ServerStatus::Unreachable { reason },
+        Ok(facts) => ServerStatus::Reachable {
+            archive_mode: facts.archive_mode,
+            archive_timeout: facts.archive_timeout,
+            in_recovery: facts.in_recovery,
+            failing: facts.failing,
+            failed_count: facts.failed_count,
+        },
+    }
+}
+
+/// The indexes of the few segments with which intervals begin and end.
+struct Times(Indexes);
+
+impl Times {
+    async fn read(repository: &Repository, inventory: &Inventory, health: &Health) -> Result<Self, RepoError> {
+        let mut wanted: Vec<SegmentName> = Vec::new();
+        let newest = health.intervals.values().flatten().rev().take(TIMED_INTERVALS);
+        for interval in newest {
+            wanted.extend(tail(inventory, interval.last));
+            if interval.from_time.is_none() {
+                wanted.push(interval.first);
+            }
+        }
+        wanted.extend(health.newest.iter().flat_map(|newest| tail(inventory, newest.position.segment)));
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(Times(repository.read_indexes(inventory.generation, &wanted).await?))
+    }
+
+    fn first_commit(&self, segment: SegmentName) -> Option<Timestamp> {
+        let index = self.0.get(&segment)?.as_ref()?;
+        index.commits.map(|commits| commits.first)
+    }
+
+    /// The latest commit of a segment and the few before it.
+    fn last_commit(&self, inventory: &Inventory, segment: SegmentName) -> Option<Timestamp> {
+        let indexes = tail(inventory, segment).into_iter().filter_map(|name| self.0.get(&name)?.as_ref());
+        indexes.filter_map(|index| index.commits).map(|commits| commits.last).max()
+    }
+}
+
+/// A segment and the few before it that are there.
+fn tail(inventory: &Inventory, last: SegmentName) -> Vec<SegmentName> {
+    let size = inventory.segment_size;
+    let Ok(number) = size.number(last) else { return Vec::new() };
+    let run = inventory.timeline(last.timeline).and_then(|wal| wal.segments.containing(number));
+    let first = run.map_or(number.0, |run| run.first.0).max(number.0.saturating_sub(TAIL - 1));
+    (first..=number.0).map(|number| size.name(last.timeline, crate::postgres::SegmentNumber(number))).collect()
+}
+
+fn newest_status(newest: &Newest, times: &Times, now: Timestamp) -> NewestStatus {
+    let segment = newest.position.segment;
+    let index = times.0.get(&segment).and_then(|index| index.as_ref());
+    NewestStatus {
+        lsn: newest.position.lsn,
+        segment: segment.to_string(),
+        last_commit: index.and_then(|index| index.commits).map(|commits| commits.last),
+        stored: newest.stored,
+        age_seconds: newest.stored.map(|stored| age(stored, now)),
+    }
+}
+
+/// Clocks may differ a little: nothing is younger than now.
+fn age(time: Timestamp, now: Timestamp) -> i64 {
+    now.duration_since(time).as_secs().max(0)
+}
+
+fn timelines(inventory: &Inventory, health: &Health, times: &Times) -> Vec<TimelineStatus> {
+    let status = |(timeline, intervals): (&TimelineId, &Vec<Interval>)| {
+        let interval = |interval: &Interval| IntervalStatus {
+            backup: interval.from_backup,
+            from_lsn: interval.from_lsn,
+            from_time: interval.from_time.or_else(|| times.first_commit(interval.first)),
+            to_lsn: interval.to_lsn,
+            to_time: times.last_commit(inventory, interval.last),
+            last_segment: interval.last.to_string(),
+        };
+        let wal = inventory.timeline(*timeline);
+        TimelineStatus {
+            timeline: timeline.get(),
+            intervals: intervals.iter().map(interval).collect(),
+            segments: wal.map_or(0, |wal| wal.segments.count()),
+            stored_bytes: wal.map_or(0, |wal| wal.stored_bytes),
+        }
+    };
+    health.intervals.iter().map(status).collect()
+}
+
+fn gap_status(gap: &Gap) -> GapStatus {
+    let kind = match gap.kind {
+        GapKind::Cuts => "cuts",
+        GapKind::Past => "past",
+        GapKind::Expired => "expired",
+    };
+    GapStatus { timeline: gap.missing.first.timeline.get(), missing: gap.missing.into(), kind }
+}
+
+fn backups_status(inventory: &Inventory, health: &Health, now: Timestamp) -> BackupsStatus {
+    let count = |wanted: fn(&BackupState) -> bool| inventory.backups.iter().filter(|b| wanted(&b.state)).count();
+    let newest = health.newest_backup.and_then(|id| inventory.backup(id)?.summary());
+    BackupsStatus {
+        whole: count(|state| matches!(state, BackupState::Whole(_))),
+        damaged: count(|state| matches!(state, BackupState::Damaged(_))),
+        unfinished: count(|state| *state == BackupState::Unfinished),
+        newest: newest.map(|backup| backup.id),
+        newest_stopped: newest.map(|backup| backup.stopped),
+        newest_age_seconds: newest.map(|backup| age(backup.stopped, now)),
+    }
+}
+
+fn sizes(inventory: &Inventory, health: &Health) -> SizesStatus {
+    SizesStatus {
+        wal_bytes: inventory.wal_bytes(),
+        wal_segments: inventory.timelines.values().map(|wal| wal.segments.count()).sum(),
+        backup_bytes: inventory.backup_bytes(),
+        wal_bytes_a_day: health.growth.map(|growth| growth.bytes_a_day as u64),
+        days: health.growth.map(|growth| growth.days),
+    }
+}
