@@ -166,6 +166,27 @@ fn an_archiver_that_fails_without_counting() {
     assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
 }
 
+#[test]
+fn the_data_directory_that_is_set_is_the_servers() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().start();
+    let conninfo = cluster.endpoint().conninfo();
+    let place = Scratch::new("copy");
+    let copy = place.path().join("data");
+    fs::create_dir_all(copy.join("global")).unwrap();
+    for file in ["global/pg_control", "PG_VERSION"] {
+        fs::copy(cluster.data_dir().join(file), copy.join(file)).unwrap();
+    }
+    let other = FakeCluster::new();
+    for (pgdata, expected) in
+        [(cluster.data_dir(), "OK"), (&copy, "WARNING"), (other.path(), "FAIL"), (Path::new("/nonexistent"), "FAIL")]
+    {
+        let pgdata = pgdata.display().to_string();
+        let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch", "--pgdata", &pgdata], &[]);
+        assert_eq!(level(&report, "pgdata"), expected, "{pgdata}: {report}");
+    }
+}
+
 /// The first push into such a place is refused: `check` says so before.
 #[test]
 fn data_without_its_identity_is_a_failure() {
