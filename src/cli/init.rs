@@ -1,12 +1,12 @@
 //! The words of `init`: questions on a terminal, the file, the lines for `postgresql.conf`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::{Global, InitArgs};
 use super::keys::{KEYS, Kind};
 use super::output;
-use super::run::{block_on, cannot_print};
+use super::run::{block_on, cannot_print, environment};
 use super::settings;
 use super::sources::{DEFAULT_FILE, FlagValue, Origin, Sources};
 use crate::command::check::{self, Check, Level};
@@ -19,25 +19,33 @@ pub fn run(args: &InitArgs, global: &Global, sources: &Sources, circumstances: &
     }
     let flags = ask(args, global, sources)?;
     let path = file(global);
-    let answered = Sources::read_for_new_file(flags, std::env::vars(), &path)?;
+    let answered = Sources::read_for_new_file(flags, environment(), &path)?;
     let repository = settings::repository(&answered)?;
+    // Before anything is written: what is refused would stay in the file.
+    let conninfo = settings::conninfo(&answered)?;
+    let pgdata = settings::pgdata(&answered);
     let text = file_text(&answered);
     let program = std::env::current_exe().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    let options = match path.to_str() {
-        Some(DEFAULT_FILE) => String::new(),
-        _ => format!("--config {}", std::path::absolute(&path).unwrap_or(path.clone()).display()),
-    };
-    let lines = init::postgresql_conf(&program, &options);
+    let absolute = std::path::absolute(&path).unwrap_or(path.clone());
+    let named = (path != Path::new(DEFAULT_FILE)).then_some(absolute.as_path());
+    let lines = init::postgresql_conf(&program, named)?;
     if args.dry_run {
         output::print(&format!("# {}\n{text}\n# postgresql.conf\n{lines}", path.display())).map_err(cannot_print)?;
         return Ok(super::exit::SUCCESS);
     }
-    init::write_settings(&path, &text, settings::pgdata(&answered).as_deref())?;
+    warn_of_what_is_left_behind(&answered);
+    if !init::write_settings(&path, &text, pgdata.as_deref())? {
+        tracing::warn!(
+            "no data directory is known, so `{}` belongs to root alone: let the server's user read it (`chgrp postgres`), \
+             and the directories above",
+            path.display()
+        );
+    }
     tracing::info!("wrote `{}`", path.display());
     let probe = Check {
         repository,
-        pgdata: settings::pgdata(&answered),
-        conninfo: settings::conninfo(&answered)?,
+        pgdata,
+        conninfo,
         binary: None,
         read_words: super::archive_command::read,
         switch_within: None,
@@ -100,13 +108,26 @@ fn answer(question: &str, known: Option<&str>) -> io::Result<Option<String>> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// What was wished for, as a file. Values from the environment are left there: they may be secrets of the session.
+/// Secrets of the session stay in its environment: the server must get them in another way.
+fn warn_of_what_is_left_behind(sources: &Sources) {
+    for key in KEYS.iter().filter(|key| key.kind == Kind::Secret) {
+        if let Some(Origin::Environment(variable)) = sources.origin(&key.path()) {
+            tracing::warn!("`{variable}` is not written into the file; the server's environment must have it");
+        }
+    }
+}
+
+/// What was wished for, as a file. Of the environment everything but secrets.
 fn file_text(sources: &Sources) -> String {
     let mut text = String::from("# Written by `pgark init`; `pgark config example` shows all settings.\n");
     let mut section = "";
     for key in KEYS.iter().filter(|key| key.section != "log") {
         let path = key.path();
-        let wished = matches!(sources.origin(&path), Some(Origin::Flag(_) | Origin::File(..)));
+        let wished = match sources.origin(&path) {
+            Some(Origin::Flag(_) | Origin::File(..)) => true,
+            Some(Origin::Environment(_)) => key.kind != Kind::Secret,
+            Some(Origin::Default) | None => false,
+        };
         let (Some(value), true) = (sources.get(&path), wished) else { continue };
         if key.section != section {
             section = key.section;

@@ -1,8 +1,11 @@
 //! The half of `check` that asks PostgreSQL: its settings and its archiver.
 
+use std::path::Path;
+
 use super::archive_command::judge;
 use super::check::{Check, Finding, Findings, Level};
 use super::{check_archiver, check_switch};
+use crate::disk::DataDir;
 use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
@@ -21,6 +24,9 @@ pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings
         Err(error) => return findings.add(unknown(error)),
     };
     findings.add(server(&facts));
+    if let Some(pgdata) = &check.pgdata {
+        findings.add(data_directory(pgdata, &facts, session.data_directory().await));
+    }
     findings.add(archive_mode(&facts));
     findings.add(wal_level(&facts));
     findings.add(archive_command(check, &facts).await);
@@ -41,6 +47,36 @@ fn server(facts: &ServerFacts) -> Finding {
             format!("PostgreSQL {major}.{minor} is not supported"),
             "pgark is made and tested for PostgreSQL 14 to 18",
         ),
+    }
+}
+
+/// What is set must be what the server runs. Blocking.
+fn data_directory(pgdata: &Path, facts: &ServerFacts, servers: Option<String>) -> Finding {
+    const CHECK: &str = "pgdata";
+    let shown = pgdata.display();
+    let hint = "set `pgdata` under `[cluster]`, or PGDATA, to the data directory of this server, or leave it away";
+    let found = DataDir::at(pgdata.to_owned()).and_then(|found| found.map(|found| found.facts()).transpose());
+    let own = match found {
+        Ok(Some(own)) => own,
+        Ok(None) => {
+            return Finding::not_ok(CHECK, Level::Fail, format!("`{shown}` is no data directory"), hint);
+        }
+        // The directory is the server's user's alone: others cannot look.
+        Err(error) => return Finding::ok(CHECK, format!("`{shown}` was not looked at: {error}")),
+    };
+    if own.ident.system_id != facts.system_id {
+        let message = format!("`{shown}` holds another cluster ({}) than the server runs", own.ident);
+        return Finding::not_ok(CHECK, Level::Fail, message, hint);
+    }
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    match servers.map(|servers| real(Path::new(&servers)) == real(pgdata)) {
+        Some(false) => Finding::not_ok(
+            CHECK,
+            Level::Warning,
+            format!("`{shown}` holds the same cluster, but the server runs in another directory"),
+            hint,
+        ),
+        _ => Finding::ok(CHECK, format!("`{shown}` holds the cluster that the server runs")),
     }
 }
 

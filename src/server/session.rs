@@ -140,6 +140,12 @@ impl Session {
         })
     }
 
+    /// Where the server's data directory is, if the user may know.
+    pub async fn data_directory(&self) -> Option<String> {
+        // The right to know is that of superusers and of pg_read_all_settings.
+        self.one("select current_setting('data_directory')").await.ok()?.try_get(0).ok()
+    }
+
     /// Writes a little WAL, so that the current segment can be switched, and returns its name.
     pub async fn current_segment(&self) -> Result<WalName, ServerError> {
         // A transaction with an id writes a commit record: a segment without anything in it is not switched.

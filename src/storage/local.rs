@@ -4,9 +4,9 @@
 //! file system: a rename that refuses to replace, or a hard link where the file system has no such rename.
 //! Temporary files begin with `.pgark-tmp-`, which no key does: listings pass over them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -100,7 +100,11 @@ impl LocalStore {
         for part in below.components() {
             path.push(part);
             match fs::DirBuilder::new().mode(0o750).create(&path) {
-                Ok(()) => self.give_to_owner(&path)?,
+                // Whatever the umask is: the format says so, and a reader of the same group relies on it.
+                Ok(()) => {
+                    fs::set_permissions(&path, Permissions::from_mode(0o750))?;
+                    self.give_to_owner(&path)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -145,6 +149,7 @@ impl Temporary {
         let path = directory.join(format!(".pgark-tmp-{}-{number}-{nanos:08x}", std::process::id()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         let temporary = Temporary { path };
+        file.set_permissions(Permissions::from_mode(0o640))?;
         file.write_all(body)?;
         give_away(&temporary.path)?;
         file.sync_all()?;

@@ -78,7 +78,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
     };
     let claimed = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]) as usize;
     let length = claimed.saturating_add(8);
-    if !(PREFIX..=PREFIX + LARGEST_PAYLOAD + ROOM).contains(&length) {
+    if !(PREFIX..=PREFIX + LARGEST_PAYLOAD).contains(&length) {
         return Err(FrameError::Damaged);
     }
     let Some(payload) = bytes.get(PREFIX..length) else {
@@ -100,6 +100,17 @@ mod tests {
         object.extend(rest);
         write_in_front(&mut object, room, payload).unwrap();
         object
+    }
+
+    #[test]
+    fn reader_and_writer_have_the_same_limit() {
+        let largest = framed(ROOM, &vec![b' '; LARGEST_PAYLOAD], b"");
+        assert_eq!(read(&largest).unwrap().map(|frame| frame.length), Some(PREFIX + LARGEST_PAYLOAD));
+        let mut larger = largest.clone();
+        larger[4..8].copy_from_slice(&((PREFIX - 8 + LARGEST_PAYLOAD + 1) as u32).to_le_bytes());
+        larger.push(b' ');
+        assert_eq!(read(&larger), Err(FrameError::Damaged));
+        assert!(write_in_front(&mut vec![0; ROOM], ROOM, &vec![b' '; LARGEST_PAYLOAD + 1]).is_err());
     }
 
     proptest! {

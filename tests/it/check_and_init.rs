@@ -1,7 +1,9 @@
 //! `check` finds what is wrong before it hurts; `init` writes a file that works.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -162,6 +164,27 @@ fn an_archiver_that_fails_without_counting() {
     let (code, report) = check(&repository, &words, &[]);
     assert_eq!((code, level(&report, "archiver").as_str()), (2, "FAIL"), "{report}");
     assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
+}
+
+#[test]
+fn the_data_directory_that_is_set_is_the_servers() {
+    let repository = Repository::local();
+    let cluster = Cluster::builder().start();
+    let conninfo = cluster.endpoint().conninfo();
+    let place = Scratch::new("copy");
+    let copy = place.path().join("data");
+    fs::create_dir_all(copy.join("global")).unwrap();
+    for file in ["global/pg_control", "PG_VERSION"] {
+        fs::copy(cluster.data_dir().join(file), copy.join(file)).unwrap();
+    }
+    let other = FakeCluster::new();
+    for (pgdata, expected) in
+        [(cluster.data_dir(), "OK"), (&copy, "WARNING"), (other.path(), "FAIL"), (Path::new("/nonexistent"), "FAIL")]
+    {
+        let pgdata = pgdata.display().to_string();
+        let (_, report) = check(&repository, &["--conninfo", &conninfo, "--no-switch", "--pgdata", &pgdata], &[]);
+        assert_eq!(level(&report, "pgdata"), expected, "{pgdata}: {report}");
+    }
 }
 
 /// The first push into such a place is refused: `check` says so before.
@@ -342,4 +365,64 @@ fn init_says_so_when_the_repository_cannot_be_used() {
     assert_eq!(outcome.code, 12, "{outcome:?}");
     assert!(outcome.stderr.contains("mkdir -p") && outcome.stdout.contains("archive_command"), "{outcome:?}");
     assert_eq!(init(&["--config", &place.path().join("other.toml").display().to_string()], &place).code, 2);
+}
+
+/// A root with a strict umask, and a place with all that shell and PostgreSQL quote.
+#[test]
+fn what_init_writes_and_prints_works_for_the_server() {
+    let place = Scratch::new("init");
+    let account = Account::of_servers();
+    let repository = Repository::local();
+    let Repository::Local(archive) = &repository else { unreachable!() };
+    account.own(archive.path());
+    let cluster = Cluster::builder().initialise();
+    let directory = place.path().join("it's 100% $odd");
+    let file = directory.join("deep/pgark.toml").display().to_string();
+    let pgdata = cluster.data_dir().display().to_string();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(binary()).args(["init", "--yes", "--config", &file]);
+    command.args(["--pgdata", &pgdata]).env_clear().current_dir(place.path());
+    // The URL may come from the environment as well; a secret stays there.
+    command.env("PGARK_REPO__URL", repository.url()).env("PGARK_REPO__ACCESS_KEY_ID", "CANARY");
+    let outcome = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&outcome.stdout), String::from_utf8_lossy(&outcome.stderr));
+    assert!(outcome.status.success(), "{stderr}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&repository.url()) && !text.contains("CANARY"), "{text}");
+    assert!(stderr.contains("`PGARK_REPO__ACCESS_KEY_ID` is not written"), "{stderr}");
+    for (path, mode) in [(directory.as_path(), 0o750), (Path::new(&file), 0o640)] {
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, mode, "{}", path.display());
+        assert!(meta.uid() != 0 || meta.gid() == account.gid, "{}", path.display());
+    }
+    for line in stdout.lines().filter(|line| !line.starts_with('#')) {
+        cluster.configure(line);
+    }
+    cluster.start();
+    cluster.execute("select txid_current()");
+    cluster.switch_wal();
+    cluster.archive_everything(std::time::Duration::from_secs(60));
+    assert!(repository.keys().iter().any(|key| key.starts_with("main/1/wal/")), "{:?}", repository.keys());
+}
+
+#[test]
+fn init_writes_nothing_that_it_would_refuse_to_read() {
+    let place = Scratch::new("init");
+    let file = place.path().join("pgark.toml").display().to_string();
+    let archive = Repository::local();
+    let url = archive.url();
+    for conninfo in ["host=/tmp nonsense=1", "sslmode=strict", "password=secret"] {
+        let outcome = init(&["--repo", &url, "--config", &file, "--conninfo", conninfo], &place);
+        assert!(outcome.code == 2 && !fs::exists(&file).unwrap(), "{outcome:?}");
+    }
+    // A variable that is no text is none of ours.
+    let call = Call::new(["init", "--yes", "--repo", &url, "--config", &file]).without("PGARK_CONFIG");
+    let mut command = call.within(place.path()).command();
+    command.env("ODD", std::ffi::OsStr::from_bytes(b"\xff"));
+    let outcome = command.output().unwrap();
+    assert!(fs::exists(&file).unwrap(), "{outcome:?}");
+    let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    if fs::metadata(&file).unwrap().uid() == 0 {
+        assert!(said.contains("no data directory is known"), "{said}");
+    }
 }

@@ -170,3 +170,42 @@ fn the_example_for_postgresql_conf_is_accepted() {
     cluster.archive_everything(Duration::from_secs(60));
     assert!(!repository.keys().is_empty());
 }
+
+/// The reader that docs/format.md shows reads what pgark wrote, and refuses what was changed.
+#[test]
+fn the_reader_in_the_format_reads_and_refuses() {
+    let python = ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| Path::new(path).exists());
+    let Some(python) = python else { return };
+    let place = Scratch::new("reader");
+    let script = place.path().join("read.py");
+    fs::write(&script, blocks(&root().join("docs/format.md"), "python").concat()).unwrap();
+    let repository = Repository::local();
+    let cluster = crate::data_dir::FakeCluster::new();
+    let name = "000000010000000000000001";
+    cluster.segment(name, 1);
+    cluster.file("00000002.history", b"1\t0/200000\tx\n");
+    let read = |name: &str, key: &str, change: fn(&mut Vec<u8>)| {
+        let mut bytes = repository.object(key).unwrap();
+        change(&mut bytes);
+        let object = place.path().join("object");
+        fs::write(&object, bytes).unwrap();
+        let mut reading = std::process::Command::new(python);
+        reading.arg(&script).arg(&object).arg(name).output().unwrap()
+    };
+    for (name, key) in
+        [(name, crate::repository::segment_key(name)), ("00000002.history", crate::repository::history_key("00000002"))]
+    {
+        repository.push(&cluster, name).run().quiet_success();
+        let outcome = read(name, &key, |_| {});
+        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+        let damages: [fn(&mut Vec<u8>); 4] = [
+            |bytes| bytes.truncate(bytes.len() - 1),
+            |bytes| bytes[100] ^= 1,
+            |bytes| bytes[7] = 1,
+            |bytes| *bytes.last_mut().unwrap() ^= 1,
+        ];
+        for damage in damages {
+            assert!(!read(name, &key, damage).status.success(), "{name}");
+        }
+    }
+}

@@ -419,3 +419,27 @@ fn files_that_never_answer_do_not_hold_a_command() {
     assert!(push.run().code(20).took < Duration::from_secs(10));
     assert!(fetch.run().code(200).took < Duration::from_secs(15));
 }
+
+/// As the format says, also for a writer that is stricter: a reader of the same group relies on it.
+#[test]
+fn modes_in_a_directory_do_not_depend_on_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let repository = Repository::local();
+    let cluster = FakeCluster::new();
+    cluster.segment(ONE, 1);
+    let Repository::Local(root) = &repository else { unreachable!() };
+    let push = repository.push(&cluster, ONE).command();
+    let mut strict = std::process::Command::new("sh");
+    strict.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(push.get_program()).args(push.get_args());
+    strict
+        .env_clear()
+        .envs(push.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(cluster.path());
+    assert!(strict.status().unwrap().success());
+    let mode = |key: &str| fs::metadata(root.path().join(key)).unwrap().permissions().mode() & 0o777;
+    for (key, expected) in
+        [("main", 0o750), ("main/1/wal", 0o750), ("main/identity/1.json", 0o640), (&segment_key(ONE), 0o640)]
+    {
+        assert_eq!(mode(key), expected, "{key}");
+    }
+}
