@@ -199,7 +199,7 @@ fn newest(report: &StatusReport) -> String {
     let Some(newest) = &report.newest else {
         return "nothing can be restored".to_owned();
     };
-    let mut text = format!("{} can be restored, the end of {}", newest.lsn, newest.segment);
+    let mut text = format!("up to {}, the end of {}, all can be restored", newest.lsn, newest.segment);
     if let Some(commit) = newest.last_commit {
         text.push_str(&format!("; last commit {}", second(commit)));
     }

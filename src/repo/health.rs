@@ -106,7 +106,7 @@ pub fn health(inventory: &Inventory) -> Health {
     concerns.extend(about_gaps(&gaps));
     concerns.extend(about_backups(inventory, usable));
     concerns.extend(about_objects(inventory));
-    concerns.sort_by(|a, b| b.severity.cmp(&a.severity));
+    concerns.sort_by_key(|concern| std::cmp::Reverse(concern.severity));
     let intervals = restorable_intervals(inventory);
     let newest = match usable {
         Some(route) => newest_of(inventory, route),

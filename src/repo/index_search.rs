@@ -223,7 +223,7 @@ impl<'a> Selector<'a> {
                 if index.is_none_or(|index| !index.complete || index.cut) {
                     hits.silent.push(number);
                 }
-                if index.is_some_and(|index| holds(index)) {
+                if index.is_some_and(&holds) {
                     hits.found.push(number);
                     if first_only {
                         return Ok(hits);

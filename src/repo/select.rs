@@ -251,3 +251,172 @@ impl<'a> Selector<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::restore_target::TargetTimeline;
+    use super::super::sample::{at, empty, id, index, lsn, plain_indexes, segment, timeline};
+    use super::*;
+
+    /// Two backups on timeline 1, segments 1 to 9.
+    fn archive() -> Inventory {
+        empty().with_wal(1, 1..=9).with_backup(120, 1, lsn(2, 10), lsn(2, 60)).with_backup(
+            300,
+            1,
+            lsn(5, 10),
+            lsn(5, 60),
+        )
+    }
+
+    fn plan_with(
+        inventory: &Inventory,
+        request: &Request,
+        tell: impl Fn(&[SegmentName]) -> Indexes,
+    ) -> (RestorePlan, usize) {
+        let mut indexes = Indexes::new();
+        loop {
+            match select(inventory, request, &indexes) {
+                Selection::Ask(names) => indexes.extend(tell(&names)),
+                Selection::Plan(plan) => return (*plan, indexes.len()),
+                Selection::Unreachable(why) => panic!("{why}"),
+            }
+        }
+    }
+
+    fn plan(inventory: &Inventory, request: &Request) -> RestorePlan {
+        plan_with(inventory, request, plain_indexes).0
+    }
+
+    #[test]
+    fn the_plan_names_its_wal_by_timeline() {
+        let inventory = archive().with_history(2, &[(1, lsn(7, 50))]).with_wal(2, 7..=8);
+        let plan = plan(&inventory, &Request::to(Target::Latest));
+        assert_eq!((plan.backup.id, plan.timeline), (id(300), timeline(2)));
+        let wal: Vec<_> = plan.wal.iter().map(|range| (range.first, range.last, range.stored_bytes)).collect();
+        assert_eq!(wal, [(segment(1, 5), segment(1, 6), 2000), (segment(2, 7), segment(2, 8), 2000)]);
+        assert_eq!(plan.path.iter().map(|step| step.end).collect::<Vec<_>>(), [Some(lsn(7, 50)), None]);
+        assert_eq!(plan.proof, Proof::EndOfArchive { last: segment(2, 8) });
+        assert_eq!((plan.segments(), plan.wal_bytes()), (4, 4000));
+        // The old timeline can still be followed, on its own.
+        let old = Request { timeline: TargetTimeline::Number(timeline(1)), ..Request::to(Target::Latest) };
+        assert_eq!(super::tests::plan(&inventory, &old).proof, Proof::EndOfArchive { last: segment(1, 9) });
+    }
+
+    #[test]
+    fn a_time_is_found_with_few_reads() {
+        let inventory = empty().with_wal(1, 1..=60_000).with_backup(120, 1, lsn(2, 10), lsn(2, 60));
+        let request = Request::to(Target::Time(at(60 * 41_234 + 50)));
+        let (plan, asked) = plan_with(&inventory, &request, plain_indexes);
+        // The last commit of that segment is at the very time: the next one shows that it is over.
+        assert_eq!(plan.proof, Proof::LaterCommit { segment: segment(1, 41_235), at: at(60 * 41_235 + 50) });
+        assert!(asked < 40, "{asked} headers were read");
+        let exclusive = Request { exclusive: true, ..request };
+        assert!(matches!(plan_with(&inventory, &exclusive, plain_indexes).0.proof,
+            Proof::LaterCommit { segment: found, .. } if found == segment(1, 41_234)));
+    }
+
+    #[test]
+    fn segments_without_commits_are_no_proof_against_a_time() {
+        // Only segment 6 has commits; the rest of the archive is idle.
+        let tell = |names: &[SegmentName]| {
+            let of = |name: &SegmentName| match *name == segment(1, 6) {
+                true => Some(index(Some((360, 400)), None, &[])),
+                false => Some(index(None, None, &[])),
+            };
+            names.iter().map(|name| (*name, of(name))).collect::<Indexes>()
+        };
+        let idle = archive().with_wal(1, 10..=3000);
+        let (plan, _) = plan_with(&idle, &Request::to(Target::Time(at(399))), tell);
+        assert_eq!(plan.proof, Proof::LaterCommit { segment: segment(1, 6), at: at(400) });
+        let beyond = Request::to(Target::Time(at(400)));
+        let mut indexes = Indexes::new();
+        let why = loop {
+            match select(&idle, &beyond, &indexes) {
+                Selection::Ask(names) => indexes.extend(tell(&names)),
+                Selection::Unreachable(why) => break why,
+                Selection::Plan(plan) => panic!("{plan:?}"),
+            }
+        };
+        assert!(matches!(*why, Unreachable::Beyond { last_commit: Some(last), .. } if last == at(400)), "{why}");
+    }
+
+    #[test]
+    fn silent_segments_leave_it_to_postgresql() {
+        let silent = |names: &[SegmentName]| names.iter().map(|name| (*name, None)).collect::<Indexes>();
+        let (plan, _) = plan_with(&archive(), &Request::to(Target::Time(at(400))), silent);
+        assert!(matches!(plan.proof, Proof::Unknown { .. }), "{:?}", plan.proof);
+        // A name could be anywhere: the operator has to say from where to look.
+        let name = Request::to(Target::Name("x".into()));
+        let from = Request { backup: Some(id(120)), ..name };
+        let (plan, _) = plan_with(&archive(), &from, silent);
+        assert_eq!((plan.backup.id, plan.segments()), (id(120), 8));
+        // A commit that lies in two segments is in no index; what follows it tells that it was earlier.
+        let cut = |at_segment: u64| {
+            move |names: &[SegmentName]| {
+                let mut indexes = plain_indexes(names);
+                if let Some(Some(index)) = indexes.get_mut(&segment(1, at_segment)) {
+                    index.cut = true;
+                    index.commits = None;
+                }
+                indexes
+            }
+        };
+        let beyond = Request::to(Target::Time(at(60 * 9 + 55)));
+        let mut indexes = cut(8)(&(2..=9).map(|number| segment(1, number)).collect::<Vec<_>>());
+        assert!(matches!(select(&archive(), &beyond, &indexes), Selection::Unreachable(_)));
+        if let Some(Some(index)) = indexes.get_mut(&segment(1, 9)) {
+            index.commits = None;
+        }
+        assert!(matches!(select(&archive(), &beyond, &indexes), Selection::Plan(_)));
+    }
+
+    #[test]
+    fn of_restore_points_with_one_name_the_newest_backup_decides() {
+        let tell = |names: &[SegmentName]| {
+            let point = |name: &SegmentName| {
+                let number = super::super::sample::SIZE.number(*name).unwrap().0;
+                let points: &[(&str, Lsn)] = &[("nightly", lsn(number, 30))];
+                let named = matches!(number, 3 | 5 | 7);
+                (*name, Some(index(None, None, if named { points } else { &[] })))
+            };
+            names.iter().map(point).collect::<Indexes>()
+        };
+        // The one in segment 5 lies before the end of the second backup.
+        let (plan, _) = plan_with(&archive(), &Request::to(Target::Name("nightly".into())), tell);
+        assert_eq!((plan.backup.id, plan.proof), (id(300), Proof::RestorePoint { segment: segment(1, 7) }));
+    }
+
+    #[test]
+    fn a_transaction_that_may_have_ended_before_a_backup_did_needs_an_older_one() {
+        let wide = |names: &[SegmentName]| {
+            let of = |name: &SegmentName| {
+                let number = super::super::sample::SIZE.number(*name).unwrap().0 as u32;
+                // A long transaction ended in segment 6: its range covers what ended in segment 4.
+                let low = if number == 6 { 3 * 10 } else { number * 10 };
+                (*name, Some(index(None, Some((low, number * 10 + 9)), &[])))
+            };
+            names.iter().map(of).collect::<Indexes>()
+        };
+        let (plan, _) = plan_with(&archive(), &Request::to(Target::Xid(45)), wide);
+        assert_eq!(plan.backup.id, id(120));
+        assert_eq!(plan.proof, Proof::Transaction { first: segment(1, 4), last: segment(1, 6) });
+        let (plan, _) = plan_with(&archive(), &Request::to(Target::Xid(75)), wide);
+        assert_eq!((plan.backup.id, plan.segments()), (id(300), 3));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_passed_over_and_said() {
+        let inventory = archive()
+            .with_state(400, BackupState::Damaged("it is empty".into()))
+            // Its own WAL is missing.
+            .with_backup(700, 1, lsn(9, 10), lsn(10, 50));
+        let plan = plan(&inventory, &Request::to(Target::Lsn(lsn(8, 50))));
+        assert_eq!((plan.backup.id, plan.warnings.len()), (id(300), 1), "{:?}", plan.warnings);
+        let plan = super::tests::plan(&inventory, &Request::to(Target::Immediate));
+        assert_eq!((plan.backup.id, plan.warnings.len()), (id(300), 2), "{:?}", plan.warnings);
+        let latest = select(&inventory, &Request::to(Target::Latest), &Indexes::new());
+        assert!(matches!(latest, Selection::Unreachable(why) if matches!(*why, Unreachable::Gap { .. })));
+        let wished = Request { backup: Some(id(120)), ..Request::to(Target::Immediate) };
+        assert_eq!(super::tests::plan(&inventory, &wished).warnings, [] as [String; 0]);
+    }
+}
