@@ -53,7 +53,8 @@ pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
-fn one_line(text: &str) -> String {
+/// The text without line ends.
+pub fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -162,6 +163,7 @@ pub fn config_example() -> String {
         let value = match (key.kind, key.default) {
             (Kind::Bool | Kind::Integer(..), Some(default)) => default.to_owned(),
             (Kind::Bool, None) => "true".to_owned(),
+            (Kind::Integer(lowest, _), None) => lowest.to_string(),
             (_, Some(default)) => format!("\"{default}\""),
             (_, None) => "\"...\"".to_owned(),
         };

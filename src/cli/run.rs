@@ -12,7 +12,7 @@ use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalP
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{backup_verbs, init, output, settings, values};
+use super::{backup_verbs, expire_verbs, init, output, settings, values, verify_verb};
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
 use crate::command::check::{self, Check};
@@ -50,7 +50,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 12] = [
+    const VERBS: [&str; 17] = [
         "wal-fetch",
         "archive-get",
         "wal-push",
@@ -58,6 +58,11 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "basebackup",
         "backup-push",
         "restore",
+        "verify",
+        "expire",
+        "keep",
+        "unkeep",
+        "delete",
         "check",
         "init",
         "config",
@@ -149,6 +154,11 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::WalPush(args) => push(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
         Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
+        Verb::Verify(args) => return verify_verb::verify(args, &sources, format),
+        Verb::Expire(args) => expire_verbs::expire(args, &sources),
+        Verb::Keep(args) => expire_verbs::keep(args, &sources),
+        Verb::Unkeep(args) => expire_verbs::unkeep(args, &sources),
+        Verb::Delete(args) => expire_verbs::delete(args, &sources),
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => config(verb, &sources),
@@ -372,6 +382,11 @@ impl Verb {
             Verb::WalFetch(_) => "wal-fetch",
             Verb::Basebackup(_) => "basebackup",
             Verb::Restore(_) => "restore",
+            Verb::Verify(_) => "verify",
+            Verb::Expire(_) => "expire",
+            Verb::Keep(_) => "keep",
+            Verb::Unkeep(_) => "unkeep",
+            Verb::Delete(_) => "delete",
             Verb::Check(_) => "check",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",

@@ -15,12 +15,18 @@ pub mod check_archiver;
 pub mod check_server;
 pub mod check_store;
 pub mod check_switch;
+pub mod expire;
+pub mod expire_delete;
+pub mod expire_report;
 pub mod failure;
 pub mod init;
+pub mod keep;
 pub mod pace;
 pub mod progress;
 pub mod restore;
 pub mod restore_files;
+pub mod store_clock;
+pub mod verify;
 pub mod wal_fetch;
 pub mod wal_push;
 
