@@ -177,6 +177,11 @@ impl<F: Fn(&str, &str) -> Result<(), StoreErrorKind> + Send + Sync> ObjectStore 
         self.inner.put(key, body, user).await
     }
 
+    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
+        self.ask("put", key.as_str())?;
+        self.inner.put_in_parts(key, body).await
+    }
+
     async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {
         self.ask("get", key.as_str())?;
         self.inner.get(key, offset, same_as).await
