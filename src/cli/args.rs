@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
 use super::sources::FlagValue;
+use super::verify_verb::VerifyArgs;
 
 /// Keeps a PostgreSQL cluster restorable to any moment.
 #[derive(Debug, Parser)]
@@ -128,6 +130,16 @@ pub enum Verb {
     /// Tell what can be restored now, and what stands in the way
     #[command(alias = "info", after_help = look_args::STATUS)]
     Status(StatusArgs),
+    /// Read what a restore would read, and say what is damaged
+    Verify(VerifyArgs),
+    /// Delete what the policy under `[retention]` no longer wants and nothing needs
+    Expire(ExpireArgs),
+    /// Mark a backup as one that must stay
+    Keep(KeepArgs),
+    /// Take the mark of `keep` away
+    Unkeep(UnkeepArgs),
+    /// Delete one backup by hand
+    Delete(DeleteArgs),
     /// Find out whether everything is set up right
     #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\
             Exits 0 when all is well, 1 with warnings, 2 when something fails, 3 when something could not be told.")]

@@ -74,11 +74,20 @@ pub fn checked(worst: Level) -> u8 {
     }
 }
 
+/// The code of `verify`: damage counts for more than what could not be told.
+pub fn verified(damage: bool, doubt: bool) -> u8 {
+    match (damage, doubt) {
+        (true, _) => 2,
+        (false, true) => 3,
+        (false, false) => 0,
+    }
+}
+
 /// The code when the words on the command line could not even be read, or the process panicked: by the verb among them.
 pub fn unreadable(verb: Option<&str>, kind: FailureKind) -> u8 {
     match verb {
         Some("wal-fetch" | "archive-get") => STOP_RECOVERY,
-        Some("check" | "status" | "info") => 3,
+        Some("check" | "status" | "info" | "verify") => 3,
         _ => failed(kind),
     }
 }
@@ -126,6 +135,9 @@ mod tests {
         assert_eq!(unreadable(None, FailureKind::Usage), 2);
         assert_eq!(unreadable(Some("check"), FailureKind::Usage), 3);
         assert_eq!(unreadable(Some("info"), FailureKind::Usage), 3);
+        assert_eq!(unreadable(Some("verify"), FailureKind::Denied), 3);
+        let verified = [(false, false), (false, true), (true, false), (true, true)].map(|(d, u)| verified(d, u));
+        assert_eq!(verified, [0, 3, 2, 2]);
     }
 
     #[test]

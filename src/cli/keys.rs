@@ -31,6 +31,8 @@ pub enum Kind {
     Integer(i64, i64),
     /// A string like `30s` or `5m`.
     Duration,
+    /// A string like `30d` or `1y`.
+    Age,
     /// One of these strings.
     Choice(&'static [&'static str]),
 }
@@ -130,6 +132,19 @@ pub const KEYS: &[Key] = &[
     ),
     key("backup", "wal_wait", Kind::Duration, Some("10m"), "How long the last WAL of a backup may take to arrive."),
     key("backup", "retry", Kind::Duration, Some("5m"), "How long basebackup and restore bear faults of the store."),
+    key("retention", "keep_full", Kind::Integer(1, 10_000), None, "So many of the newest backups stay."),
+    key("retention", "keep_within", Kind::Age, None, "Backups stay that are younger."),
+    key("retention", "keep_daily", Kind::Integer(1, 10_000), None, "The newest backup of each of so many days stays."),
+    key("retention", "keep_weekly", Kind::Integer(1, 10_000), None, "The same of weeks."),
+    key("retention", "keep_monthly", Kind::Integer(1, 10_000), None, "The same of months."),
+    key(
+        "retention",
+        "wal_within",
+        Kind::Age,
+        None,
+        "How far back any moment can be restored. Default: to the oldest backup that stays.",
+    ),
+    key("retention", "min_full", Kind::Integer(1, 10_000), Some("1"), "Never fewer backups than these."),
     key(
         "log",
         "level",

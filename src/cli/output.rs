@@ -164,6 +164,7 @@ pub fn config_example() -> String {
         let value = match (key.kind, key.default) {
             (Kind::Bool | Kind::Integer(..), Some(default)) => default.to_owned(),
             (Kind::Bool, None) => "true".to_owned(),
+            (Kind::Integer(lowest, _), None) => lowest.to_string(),
             (_, Some(default)) => format!("\"{default}\""),
             (_, None) => "\"...\"".to_owned(),
         };

@@ -12,7 +12,7 @@ use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalP
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{backup_verbs, init, look_verbs, output, settings, values};
+use super::{backup_verbs, expire_verbs, init, look_verbs, output, settings, values, verify_verb};
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
 use crate::command::check::{self, Check};
@@ -50,7 +50,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 17] = [
+    const VERBS: [&str; 22] = [
         "wal-fetch",
         "archive-get",
         "wal-push",
@@ -63,6 +63,11 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "show",
         "status",
         "info",
+        "verify",
+        "expire",
+        "keep",
+        "unkeep",
+        "delete",
         "check",
         "init",
         "config",
@@ -163,6 +168,11 @@ fn with_settings(cli: Cli) -> u8 {
                 exit::unreadable(Some(verb), failure.kind)
             });
         }
+        Verb::Verify(args) => return verify_verb::verify(args, &sources, format),
+        Verb::Expire(args) => expire_verbs::expire(args, &sources),
+        Verb::Keep(args) => expire_verbs::keep(args, &sources),
+        Verb::Unkeep(args) => expire_verbs::unkeep(args, &sources),
+        Verb::Delete(args) => expire_verbs::delete(args, &sources),
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => config(verb, &sources),
@@ -389,6 +399,11 @@ impl Verb {
             Verb::List(_) => "list",
             Verb::Show(_) => "show",
             Verb::Status(_) => "status",
+            Verb::Verify(_) => "verify",
+            Verb::Expire(_) => "expire",
+            Verb::Keep(_) => "keep",
+            Verb::Unkeep(_) => "unkeep",
+            Verb::Delete(_) => "delete",
             Verb::Check(_) => "check",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",

@@ -10,6 +10,7 @@ use super::values;
 use crate::command::bounds;
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
+use crate::repo::Policy;
 use crate::server::{ConnectionString, Conninfo, Surroundings};
 use crate::storage::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, Timeouts};
 use crate::storage::s3_credentials::{Credentials, Secret};
@@ -65,6 +66,24 @@ pub fn push(sources: &Sources) -> Result<PushSettings, Failure> {
         level: integer(sources, "wal.level")?,
         deadline: duration(sources, "wal.push_deadline")?,
         stop_deadline: duration(sources, "wal.stop_deadline")?,
+    })
+}
+
+/// What `expire` leaves.
+pub fn retention(sources: &Sources) -> Result<Policy, Failure> {
+    let count = |name: &str| {
+        let path = format!("retention.{name}");
+        sources.get(&path).is_some().then(|| integer(sources, &path)).transpose()
+    };
+    let age = |name: &str| sources.get(&format!("retention.{name}")).and_then(values::age);
+    Ok(Policy {
+        keep_full: count("keep_full")?,
+        keep_within: age("keep_within"),
+        keep_daily: count("keep_daily")?,
+        keep_weekly: count("keep_weekly")?,
+        keep_monthly: count("keep_monthly")?,
+        wal_within: age("wal_within"),
+        min_full: integer(sources, "retention.min_full")?,
     })
 }
 

@@ -16,6 +16,7 @@ pub fn check(key: &Key, text: &str) -> Result<(), String> {
             _ => Err(format!("is not a whole number from {low} to {high}")),
         },
         Kind::Duration => duration(text).map(|_| ()).ok_or_else(|| NO_DURATION.to_owned()),
+        Kind::Age => age(text).map(|_| ()).ok_or_else(|| "is not an age like `30d` or `1y`".to_owned()),
         Kind::Choice(choices) if choices.contains(&text) => Ok(()),
         Kind::Choice(choices) => Err(format!("is not one of {}", choices.join(", "))),
     }
@@ -39,6 +40,12 @@ pub fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|value| !value.is_zero() && *value <= LONGEST)
 }
 
+/// `30d`, `12w`, `1y`; more than zero, at most a thousand years.
+pub fn age(text: &str) -> Option<Duration> {
+    const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 3600);
+    humantime::parse_duration(text).ok().filter(|value| !value.is_zero() && *value <= LONGEST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +56,14 @@ mod tests {
         assert_eq!(duration("1500ms"), Some(Duration::from_millis(1500)));
         for text in ["", "5", "0s", "-1s", "8d", "forever"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_are_long() {
+        assert_eq!(age("30d"), Some(Duration::from_secs(30 * 86400)));
+        for text in ["", "30", "0d", "-1d", "1010years", "always"] {
+            assert_eq!(age(text), None, "{text}");
         }
     }
 }

@@ -235,6 +235,8 @@ mod tests {
 
         # Written by pgark restore.
         restore_command = 'pgark wal-fetch ''%f'' "%p"'
+        archive_cleanup_command = ''
+        recovery_end_command = ''
         recovery_target = ''
         recovery_target_lsn = ''
         recovery_target_name = ''
@@ -257,6 +259,8 @@ mod tests {
 
         # Written by pgark restore.
         restore_command = 'pgark wal-fetch ''%f'' "%p"'
+        archive_cleanup_command = ''
+        recovery_end_command = ''
         recovery_target = ''
         recovery_target_lsn = ''
         recovery_target_name = ''

@@ -182,7 +182,7 @@ impl WalArchive {
         self.read_at(&key, expected, sink, bounds).await
     }
 
-    async fn read_at<W>(
+    pub(super) async fn read_at<W>(
         &self,
         key: &ObjectKey,
         expected: Expected,

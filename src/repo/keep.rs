@@ -37,4 +37,9 @@ impl Repository {
         json.push(b'\n');
         Ok(self.store.put(&key, json.into(), &UserMetadata::new()).await?)
     }
+
+    /// Takes the mark away.
+    pub async fn unkeep(&self, generation: Generation, id: BackupId) -> Result<(), RepoError> {
+        Ok(self.store.delete(&self.layout.backup(generation, id, BackupKey::Keep)).await?)
+    }
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Generation {
 }
 
 /// What a key below `wal/` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalKey {
     /// The one place of a WAL file.
     File(WalName),
@@ -164,10 +164,22 @@ impl Layout {
         })
     }
 
+    /// The place of what [`Layout::parse_wal`] found.
+    pub fn wal_key(&self, generation: Generation, found: &WalKey) -> ObjectKey {
+        match found {
+            WalKey::File(name) => self.wal_file(generation, *name),
+            WalKey::OtherPartial(segment, digest) => self.other_partial_at(generation, *segment, digest),
+        }
+    }
+
     /// The place of another partial segment of this name.
     pub fn other_partial(&self, generation: Generation, segment: SegmentName, content: Sha256) -> ObjectKey {
+        self.other_partial_at(generation, segment, &content.short())
+    }
+
+    fn other_partial_at(&self, generation: Generation, segment: SegmentName, digest: &str) -> ObjectKey {
         let timeline = self.timeline(generation, segment.timeline);
-        key(format!("{timeline}{:08X}/{segment}.partial.{}{SUFFIX}", segment.log, content.short()))
+        key(format!("{timeline}{:08X}/{segment}.partial.{digest}{SUFFIX}", segment.log))
     }
 
     /// What a key below [`Layout::wal`] names; `None` for a key that is not one of ours.
@@ -225,6 +237,11 @@ impl Layout {
             }
         };
         (self.backup(generation, id, piece).as_str() == name).then_some((generation, id, piece))
+    }
+
+    /// All notes of a kind.
+    pub fn records(&self, kind: &'static str) -> KeyPrefix {
+        prefix(format!("{}record/{kind}/", self.root))
     }
 
     /// A note of a kind: probes, runs, drills.
@@ -333,7 +350,9 @@ mod tests {
                 _ => {
                     let key = layout.other_partial(generation, segment, Sha256(digest));
                     let parsed = layout.parse_wal(&key);
-                    prop_assert_eq!(parsed, Some((generation, WalKey::OtherPartial(segment, Sha256(digest).short()))));
+                    let found = WalKey::OtherPartial(segment, Sha256(digest).short());
+                    prop_assert_eq!(layout.wal_key(generation, &found), key);
+                    prop_assert_eq!(parsed, Some((generation, found)));
                     return Ok(());
                 }
             };

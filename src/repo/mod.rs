@@ -4,23 +4,33 @@
 //! clock and touches no local file: times are arguments.
 
 pub mod absence;
+pub mod ancestry;
 pub mod archive;
 pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
 pub mod error;
 pub mod health;
+pub mod holdings;
 pub mod identity;
 mod index_search;
 pub mod intervals;
 pub mod inventory;
 pub mod keep;
 pub mod layout;
+pub mod lease;
 pub mod manifest;
 pub mod manifest_entries;
 pub mod planning;
+pub mod policy;
+mod reach;
 pub mod restore_plan;
 pub mod restore_target;
+pub mod retention;
+#[cfg(test)]
+mod retention_model;
+#[cfg(test)]
+mod retention_world;
 pub mod routes;
 #[cfg(test)]
 mod sample;
@@ -31,6 +41,7 @@ pub mod stored_backups;
 pub mod stored_object;
 pub mod timeline_path;
 pub mod unreachable;
+pub mod verify;
 pub mod wal_object;
 pub mod wal_runs;
 
@@ -39,13 +50,17 @@ pub use archive::{Archived, WalArchive};
 pub use backup_id::BackupId;
 pub use backups::BackupListing;
 pub use error::RepoError;
+pub use holdings::Holdings;
 pub use identity::{Identities, Identity};
 pub use inventory::Inventory;
 pub use layout::{BackupKey, ClusterName, Generation, Layout, WalKey};
+pub use lease::Lease;
 pub use manifest::BackupSummary;
 pub use manifest_entries::Manifest;
+pub use policy::Policy;
 pub use restore_plan::{RestorePlan, Unreachable};
 pub use restore_target::{Request, Target, TargetTimeline};
+pub use retention::ExpirePlan;
 pub use wal_object::{WalObjectHeader, Writer};
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::{Continuation, Damage};
+use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
     Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind, UserMetadata,
 };
@@ -97,6 +97,14 @@ impl ObjectStore for FaultyStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.around(self.inner.delete(key)).await
+    }
+
+    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+        self.around(self.inner.unfinished(prefix)).await
+    }
+
+    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
+        self.around(self.inner.abandon(unfinished)).await
     }
 
     fn describe(&self) -> String {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::object_store::{Continuation, Damage};
+use super::object_store::{Continuation, Damage, Unfinished};
 use super::{Get, Head, KeyPrefix, ListPage, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind, UserMetadata};
 
 /// At most `requests` calls to the inner store at once; a body that is still being read no longer counts.
@@ -59,6 +59,16 @@ impl ObjectStore for LimitStore {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let _permit = self.permit().await?;
         self.inner.delete(key).await
+    }
+
+    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+        let _permit = self.permit().await?;
+        self.inner.unfinished(prefix).await
+    }
+
+    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
+        let _permit = self.permit().await?;
+        self.inner.abandon(unfinished).await
     }
 
     fn describe(&self) -> String {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::local_list::list_page;
-use super::object_store::{Continuation, Damage};
+use super::local_list::{TEMPORARY, list_page, list_temporary};
+use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
     Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError, StoreErrorKind,
     UserMetadata,
@@ -146,7 +146,7 @@ impl Temporary {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
-        let path = directory.join(format!(".pgark-tmp-{}-{number}-{nanos:08x}", std::process::id()));
+        let path = directory.join(format!("{TEMPORARY}{}-{number}-{nanos:08x}", std::process::id()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         let temporary = Temporary { path };
         file.set_permissions(Permissions::from_mode(0o640))?;
@@ -234,6 +234,21 @@ impl ObjectStore for LocalStore {
                 Err(error) => return Err(error),
             }
             path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        })
+        .await
+    }
+
+    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+        let what = format!("looking for unfinished files in `{}`", self.root.join(prefix.as_str()).display());
+        let prefix = prefix.clone();
+        self.blocking(what, move |store| list_temporary(&store.root, prefix.as_str())).await
+    }
+
+    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
+        let path = self.root.join(&unfinished.token);
+        self.blocking(format!("deleting `{}`", path.display()), move |_| match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
         })
         .await
     }

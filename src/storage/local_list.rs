@@ -4,8 +4,37 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::object_store::Continuation;
+use super::object_store::{Continuation, Unfinished};
 use super::{ListPage, Listed};
+
+/// How names of files begin that are not finished.
+pub const TEMPORARY: &str = ".pgark-tmp-";
+
+/// Every file below `prefix` that is not finished.
+pub fn list_temporary(root: &Path, prefix: &str) -> io::Result<Vec<Unfinished>> {
+    let mut found = Vec::new();
+    let mut directories = vec![prefix.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(root.join(&directory)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{directory}{name}");
+            if name.starts_with(TEMPORARY) {
+                // It may have got its name by now.
+                let Ok(meta) = entry.metadata() else { continue };
+                found.push(Unfinished { name: path.clone(), begun: meta.modified().ok(), token: path });
+            } else if !name.starts_with('.') && fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir()) {
+                directories.push(format!("{path}/"));
+            }
+        }
+    }
+    Ok(found)
+}
 
 /// The first `limit` objects below `root` whose keys begin with `prefix` and are greater than `after`.
 pub fn list_page(root: &Path, prefix: &str, after: &str, limit: usize) -> io::Result<ListPage> {

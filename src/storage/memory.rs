@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::{Continuation, Damage};
+use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
     Get, Head, KeyPrefix, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
     StoreErrorKind, UserMetadata,
@@ -29,6 +29,13 @@ struct Stored {
 impl MemoryStore {
     fn objects(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Stored>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an object look as if it had been written then.
+    pub fn date(&self, key: &ObjectKey, modified: SystemTime) {
+        if let Some(stored) = self.objects().get_mut(key) {
+            stored.meta.modified = Some(modified);
+        }
     }
 
     /// Replaces the bytes of an object behind everybody's back, as bit rot does.
@@ -102,6 +109,14 @@ impl ObjectStore for MemoryStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.objects().remove(key);
+        Ok(())
+    }
+
+    async fn unfinished(&self, _prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn abandon(&self, _unfinished: &Unfinished) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -111,6 +111,17 @@ pub enum Damage {
     Unclear(String),
 }
 
+/// Something that was begun and never became an object: parts of an upload, a file without its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The object it would have become, or where it lies: for messages.
+    pub name: String,
+    /// When it was begun or last written, by the store's clock.
+    pub begun: Option<SystemTime>,
+    /// What the store calls it.
+    pub token: String,
+}
+
 /// A place that keeps bytes by key.
 ///
 /// * Objects are created and deleted, never changed: `put` is create-only and atomic. Of several
@@ -139,6 +150,12 @@ pub trait ObjectStore: Send + Sync + Debug {
 
     /// Deletes an object; one that is not there is no error.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
+
+    /// What was begun below `prefix` and is no object, be it at work or left by a process that was killed.
+    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError>;
+
+    /// Ends it and frees what it holds; one that is not there is no error.
+    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError>;
 
     /// The store as an operator would write it, for messages: `s3://bucket/prefix`. No secrets.
     fn describe(&self) -> String;

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::object_store::{Continuation, Damage};
+use super::object_store::{Continuation, Damage, Unfinished};
 use super::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, connect};
 use super::s3_error::{answer, classify};
 use super::{
@@ -47,7 +47,7 @@ impl S3Store {
         format!("{what} `{}` in {}", self.full_key(key), self.store_name())
     }
 
-    fn store_name(&self) -> String {
+    pub(super) fn store_name(&self) -> String {
         let bucket = &self.settings.bucket;
         match &self.settings.endpoint {
             Some(endpoint) => format!("bucket `{bucket}` at {endpoint}"),
@@ -261,6 +261,14 @@ impl ObjectStore for S3Store {
             Err(error) if answer(&error).is_some_and(|a| a.code == Some("NoSuchKey")) => Ok(()),
             Err(error) => Err(classify(&self.at("deleting", key), error)),
         }
+    }
+
+    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+        s3_multipart::unfinished(self, prefix).await
+    }
+
+    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
+        s3_multipart::abandon(self, unfinished).await
     }
 
     fn describe(&self) -> String {

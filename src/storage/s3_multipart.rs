@@ -10,9 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::object_store::Unfinished;
 use super::s3::S3Store;
 use super::s3_error::{answer, classify};
-use super::{ObjectKey, Put, StoreError, StoreErrorKind, UserMetadata};
+use super::{KeyPrefix, ObjectKey, Put, StoreError, StoreErrorKind, UserMetadata};
 use crate::stream::Sha256;
 
 /// Objects above this many bytes are sent in parts.
@@ -117,5 +118,57 @@ async fn abort(store: &S3Store, key: &ObjectKey, upload: &str) {
         store.client.abort_multipart_upload().bucket(&store.settings.bucket).key(store.full_key(key)).upload_id(upload);
     if let Err(error) = request.send().await {
         tracing::debug!("{}", classify(&store.at("aborting the upload of", key), error));
+    }
+}
+
+/// Uploads below a prefix that were neither completed nor aborted.
+pub async fn unfinished(store: &S3Store, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
+    let own = store.settings.prefix.as_str();
+    let what = format!("listing uploads below `{own}{prefix}` in {}", store.store_name());
+    let contradiction = |why: &str| StoreError::new(StoreErrorKind::Unexpected, format!("{what}: {why}"));
+    let mut found = Vec::new();
+    let mut from: Option<(String, Option<String>)> = None;
+    loop {
+        let (key, upload) = from.clone().unzip();
+        let request = store
+            .client
+            .list_multipart_uploads()
+            .bucket(&store.settings.bucket)
+            .prefix(format!("{own}{prefix}"))
+            .set_key_marker(key)
+            .set_upload_id_marker(upload.flatten());
+        let output = request.send().await.map_err(|error| classify(&what, error))?;
+        for upload in output.uploads() {
+            let below = |key: &str| key.starts_with(&format!("{own}{prefix}"));
+            let (Some(key), Some(id)) = (upload.key().filter(|key| below(key)), upload.upload_id()) else {
+                return Err(contradiction("an upload without its name"));
+            };
+            let begun = upload.initiated().and_then(|time| (*time).try_into().ok());
+            found.push(Unfinished { name: key[own.len()..].to_owned(), begun, token: id.to_owned() });
+        }
+        if output.is_truncated() != Some(true) {
+            return Ok(found);
+        }
+        let next = output.next_key_marker().map(|key| {
+            let upload = output.next_upload_id_marker().filter(|id| !id.is_empty());
+            (key.to_owned(), upload.map(str::to_owned))
+        });
+        if next.is_none() || next == from {
+            return Err(contradiction("there is more, but the answer does not say where"));
+        }
+        from = next;
+    }
+}
+
+/// Aborts an upload that [`unfinished`] found.
+pub async fn abandon(store: &S3Store, unfinished: &Unfinished) -> Result<(), StoreError> {
+    let key = format!("{}{}", store.settings.prefix.as_str(), unfinished.name);
+    let what = format!("aborting the upload of `{key}` in {}", store.store_name());
+    let request =
+        store.client.abort_multipart_upload().bucket(&store.settings.bucket).key(key).upload_id(&unfinished.token);
+    match request.send().await {
+        Ok(_) => Ok(()),
+        Err(error) if answer(&error).is_some_and(|a| a.code == Some("NoSuchUpload")) => Ok(()),
+        Err(error) => Err(classify(&what, error)),
     }
 }

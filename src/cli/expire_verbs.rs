@@ -1,0 +1,210 @@
+//! The verbs that delete, and those that keep from it: from flags to settings, and from reports to words.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+
+use super::run::{block_on, block_on_many, cannot_print, circumstances};
+use super::sources::Sources;
+use super::{exit, output, settings};
+use crate::command::Failure;
+use crate::command::expire::{self, Expire};
+use crate::command::expire_report::{ExpireReport, GenerationReport, Going};
+use crate::command::keep::{self, Changed};
+use crate::repo::BackupId;
+
+/// `expire`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pgark expire --dry-run\n  PGARK_RETENTION__KEEP_WITHIN=30d pgark expire\n\n\
+        Exits 0 when all is deleted that should be, or nothing is to be; 2 when more than half would go and --force was not \
+        given; else by what went wrong (docs/exit-codes.md).")]
+pub struct ExpireArgs {
+    /// Print the plan, and delete and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Even if more than half would go at once
+    #[arg(long)]
+    pub force: bool,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `keep`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pgark keep 20261122T231805Z-0a1b2c3d --reason 'before the upgrade'")]
+pub struct KeepArgs {
+    /// The backup
+    pub id: BackupId,
+    /// Why, for whoever wonders later
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+/// `unkeep`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pgark unkeep 20261122T231805Z-0a1b2c3d")]
+pub struct UnkeepArgs {
+    /// The backup
+    pub id: BackupId,
+}
+
+/// `delete`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pgark delete 20261122T231805Z-0a1b2c3d --dry-run\n\n\
+    Never the newest whole backup, one that is marked, in use, or may be running. Its WAL is left to `pgark expire`.")]
+pub struct DeleteArgs {
+    /// The backup
+    pub id: BackupId,
+    /// Say whether it could be deleted, and delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Deletions at once: small requests.
+const JOBS: usize = 16;
+
+/// `pgark expire`
+pub fn expire(args: &ExpireArgs, sources: &Sources) -> Result<u8, Failure> {
+    let wanted = Expire {
+        repository: settings::repository(sources)?,
+        policy: settings::retention(sources)?,
+        dry_run: args.dry_run,
+        force: args.force,
+        jobs: JOBS,
+    };
+    let interactive = !args.yes && !args.json && io::stdin().is_terminal();
+    let mut shown = false;
+    let agree = |report: &ExpireReport| {
+        if !interactive {
+            return true;
+        }
+        shown = true;
+        let text = format!("{}delete {} objects? [y/N] ", plan_text(report), report.objects());
+        said_yes(&text)
+    };
+    let report = block_on_many(expire::run(&wanted, &circumstances(), agree))?;
+    let printed = match (args.json, shown) {
+        (true, _) => output::print_json(&report),
+        (false, true) => output::print(&outcome_text(&report)),
+        (false, false) => output::print(&format!("{}{}", plan_text(&report), outcome_text(&report))),
+    };
+    printed.map_err(cannot_print)?;
+    match report.failure() {
+        Some(failure) => Err(failure),
+        None => Ok(exit::SUCCESS),
+    }
+}
+
+/// `pgark keep`
+pub fn keep(args: &KeepArgs, sources: &Sources) -> Result<u8, Failure> {
+    let repository = settings::repository(sources)?;
+    let changed = block_on(keep::keep(&repository, args.id, &args.reason, &circumstances()))?;
+    tell(args.id, changed, "stays until `pgark unkeep`", "was marked before, and stays")
+}
+
+/// `pgark unkeep`
+pub fn unkeep(args: &UnkeepArgs, sources: &Sources) -> Result<u8, Failure> {
+    let repository = settings::repository(sources)?;
+    let changed = block_on(keep::unkeep(&repository, args.id))?;
+    tell(args.id, changed, "may be expired", "was not marked")
+}
+
+/// `pgark delete`
+pub fn delete(args: &DeleteArgs, sources: &Sources) -> Result<u8, Failure> {
+    let repository = settings::repository(sources)?;
+    let interactive = !args.yes && io::stdin().is_terminal();
+    let changed = block_on_many(keep::delete(&repository, args.id, args.dry_run, &circumstances(), |backup| {
+        let size = output::size(backup.bytes());
+        !interactive
+            || said_yes(&format!("delete backup {}, {size} in {} objects? [y/N] ", args.id, backup.pieces.len()))
+    }))?;
+    let instead = if args.dry_run { "would be deleted" } else { "stays" };
+    tell(args.id, changed, "is deleted", instead)
+}
+
+fn tell(id: BackupId, changed: Changed, now: &str, else_: &str) -> Result<u8, Failure> {
+    let words = if changed == Changed::Now { now } else { else_ };
+    output::print(&format!("backup {id} {words}\n")).map(|()| exit::SUCCESS).map_err(cannot_print)
+}
+
+fn said_yes(question: &str) -> bool {
+    let mut terminal = io::stderr().lock();
+    let asked = terminal.write_all(question.as_bytes()).and_then(|()| terminal.flush());
+    let mut line = String::new();
+    asked.and_then(|()| io::stdin().lock().read_line(&mut line)).is_ok()
+        && matches!(line.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+fn plan_text(report: &ExpireReport) -> String {
+    if report.nothing_set {
+        return "no policy is set under [retention]: nothing is expired\n".to_owned();
+    }
+    let mut text: String = report.notes.iter().map(|note| format!("note    {note}\n")).collect();
+    for plan in &report.generations {
+        generation_text(plan, &mut text);
+    }
+    for name in &report.unfinished {
+        text.push_str(&format!("delete  unfinished {name}: begun more than a day ago\n"));
+    }
+    text
+}
+
+fn generation_text(plan: &GenerationReport, text: &mut String) {
+    let mut line = |what: String| text.push_str(&format!("{what}\n"));
+    let window = plan.window.round(jiff::Unit::Second).unwrap_or(plan.window);
+    line(format!("generation {}: every moment since {window} stays restorable that is so now", plan.generation));
+    for going in plan.delete.iter().filter(|going| going.kind != "wal") {
+        let size = output::size(going.bytes);
+        line(format!("delete  {} {}, {size} in {} objects: {}", going.kind, going.name, going.objects, going.reason));
+    }
+    let wal: Vec<&Going> = plan.delete.iter().filter(|going| going.kind == "wal").collect();
+    let mut timelines: Vec<&str> = wal.iter().map(|going| &going.name[..8]).collect();
+    timelines.sort_unstable();
+    timelines.dedup();
+    for timeline in timelines {
+        let of_it = || wal.iter().filter(|going| going.name.starts_with(timeline));
+        let names = || of_it().map(|going| going.name.as_str());
+        let (count, size) = (of_it().count(), output::size(of_it().map(|going| going.bytes).sum()));
+        let (first, last) = (names().min().unwrap_or_default(), names().max().unwrap_or_default());
+        let reason = of_it().next().map_or("", |going| going.reason);
+        line(format!("delete  WAL {first} to {last}, {size} in {count} objects: {reason}"));
+    }
+    for kept in &plan.keep {
+        line(format!("keep    backup {}: {}", kept.backup, kept.reasons.join(", ")));
+    }
+    line(format!("keep    WAL: {} objects", plan.wal_kept));
+    if let Some(why) = plan.wal_frozen {
+        line(format!("note    no WAL is deleted: {why}"));
+    }
+    if !plan.unknown.is_empty() {
+        let (count, first) = (plan.unknown.len(), &plan.unknown[0]);
+        line(format!("note    {count} objects are none that this pgark knows, and stay, such as {first}"));
+    }
+    if let Some(why) = &plan.refused {
+        line(format!("note    {why}: that needs --force"));
+    }
+}
+
+fn outcome_text(report: &ExpireReport) -> String {
+    let objects = report.objects();
+    match (report.dry_run || report.nothing_set, report.done) {
+        (true, _) => String::new(),
+        (false, true) => {
+            let size = output::size(report.deleted_bytes);
+            let mut text = format!("{} objects deleted, {size}\n", report.deleted);
+            for failed in &report.failed {
+                text.push_str(&format!("failed  {}: {}\n", failed.key, failed.reason));
+            }
+            text
+        }
+        (false, false) if objects == 0 => "nothing is to be deleted\n".to_owned(),
+        (false, false) => "nothing was deleted\n".to_owned(),
+    }
+}

@@ -1,0 +1,252 @@
+//! `expire`: delete what the policy no longer wants and nothing needs.
+//!
+//! Plan, show, do. The plan is made anew from what is there just before backups are deleted, and again before and while WAL is
+//! deleted: what does not stand in both stays. So a backup that is finished meanwhile, a mark or a lease counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::bounds::bounded;
+use super::expire_delete::Deleter;
+use super::expire_report::{ExpireReport, GenerationReport};
+use super::failure::{Failure, FailureKind};
+use super::store_clock::{self, StoreTime};
+use super::{Circumstances, RepositorySettings};
+use crate::repo::policy::before;
+use crate::repo::retention::{Deletion, Doomed, GRACE};
+use crate::repo::{ExpirePlan, Holdings, Policy, Repository};
+use crate::storage::object_store::Unfinished;
+use crate::storage::{ObjectKey, StoreErrorKind, UserMetadata};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Expire {
+    /// Where.
+    pub repository: RepositorySettings,
+    /// What is to stay.
+    pub policy: Policy,
+    /// Only the plan.
+    pub dry_run: bool,
+    /// More than half may go.
+    pub force: bool,
+    /// Deletions at once.
+    pub jobs: usize,
+}
+
+/// Makes the plan, shows it to `agree`, and carries it out if that says so. A dry run ends with the plan.
+pub async fn run(
+    expire: &Expire,
+    circumstances: &Circumstances,
+    agree: impl FnOnce(&ExpireReport) -> bool,
+) -> Result<ExpireReport, Failure> {
+    let repository = expire.repository.open().await?;
+    bounded(run_on(&repository, expire, circumstances, agree), None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn run_on(
+    repository: &Repository,
+    expire: &Expire,
+    circumstances: &Circumstances,
+    agree: impl FnOnce(&ExpireReport) -> bool,
+) -> Result<ExpireReport, Failure> {
+    let mut report = ExpireReport::new(expire.dry_run);
+    if expire.policy.is_empty() {
+        report.nothing_set = true;
+        return Ok(report);
+    }
+    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
+    if expire.dry_run || planned.is_nothing() || !agree(&report) {
+        return Ok(report);
+    }
+    let mut deleter = Deleter::new(repository, expire.jobs);
+    for (holdings, plan) in &planned.generations {
+        if plan.refused.is_none() || expire.force {
+            carry_out(repository, expire, &planned.time, (holdings, plan), &mut deleter).await?;
+        }
+    }
+    deleter.sized(planned.leases.iter().map(|key| (key.clone(), 0)).collect()).await;
+    for unfinished in &planned.unfinished {
+        deleter.abandon(unfinished).await;
+    }
+    report.done = true;
+    report.deleted = deleter.deleted;
+    report.deleted_bytes = deleter.bytes;
+    report.failed = deleter.failed;
+    record(repository, circumstances, "done", &report.in_short()).await;
+    Ok(report)
+}
+
+/// All plans of a run.
+struct Planned {
+    time: StoreTime,
+    generations: Vec<(Holdings, ExpirePlan)>,
+    leases: Vec<ObjectKey>,
+    unfinished: Vec<Unfinished>,
+}
+
+/// What is noted before a run.
+#[derive(Serialize)]
+struct Begin<'a> {
+    format: &'a str,
+    begun: Timestamp,
+    policy: BTreeMap<&'a str, String>,
+    force: bool,
+    writer: String,
+}
+
+const FORMAT: &str = "pgark-expire-1";
+const KIND: &str = "expire";
+
+impl Planned {
+    async fn make(
+        repository: &Repository,
+        expire: &Expire,
+        circumstances: &Circumstances,
+        report: &mut ExpireReport,
+    ) -> Result<Self, Failure> {
+        let identities = repository.read_identities().await?;
+        let mut all = Vec::new();
+        let time = match expire.dry_run {
+            true => {
+                for identity in identities.all() {
+                    all.push(repository.holdings(identity.generation).await?);
+                }
+                store_clock::without_writing(newest(&all), circumstances.now)
+            }
+            // The clock first: what is written after it is young.
+            false => {
+                let begin = Begin {
+                    format: FORMAT,
+                    begun: circumstances.now,
+                    policy: in_words(&expire.policy),
+                    force: expire.force,
+                    writer: circumstances.writer.to_string(),
+                };
+                let body = serde_json::to_vec(&begin).unwrap_or_default();
+                let look = async {
+                    let mut newest = None;
+                    for identity in identities.all() {
+                        newest = newest.max(repository.holdings(identity.generation).await?.newest());
+                    }
+                    Ok(newest)
+                };
+                let key = record_key(repository, circumstances, "begun")?;
+                let time = store_clock::by_writing(repository, &key, body, look, circumstances.now).await?;
+                for identity in identities.all() {
+                    all.push(repository.holdings(identity.generation).await?);
+                }
+                time
+            }
+        };
+        let old = before(time.now, GRACE);
+        let plan = |holdings: Holdings| {
+            let plan = ExpirePlan::make(&holdings, &expire.policy, time.now);
+            (holdings, plan)
+        };
+        let generations: Vec<(Holdings, ExpirePlan)> = all.into_iter().map(plan).collect();
+        let leases = repository.all_leases().await?.into_iter();
+        let leases = leases.filter(|held| held.written.is_some_and(|written| written < before(old, GRACE)));
+        let mut unfinished = Vec::new();
+        match repository.store.unfinished(repository.layout.root()).await {
+            Ok(found) => unfinished = found,
+            Err(error) if matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported) => {
+                report.notes.push(format!("old uploads cannot be looked for: {error}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        unfinished.retain(|unfinished| {
+            unfinished.begun.and_then(|begun| Timestamp::try_from(begun).ok()).is_some_and(|begun| begun < old)
+        });
+        let planned = Planned { time, generations, leases: leases.map(|held| held.key).collect(), unfinished };
+        report.now = planned.time.now;
+        report.clock = planned.time.clock;
+        report.notes.extend(planned.time.note.clone());
+        report.generations = planned
+            .generations
+            .iter()
+            .map(|(held, plan)| GenerationReport::of(&repository.layout, held, plan))
+            .collect();
+        report.unfinished = planned.unfinished.iter().map(|unfinished| unfinished.name.clone()).collect();
+        report.forced = expire.force;
+        Ok(planned)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.generations.iter().all(|(_, plan)| plan.delete.is_empty())
+            && self.leases.is_empty()
+            && self.unfinished.is_empty()
+    }
+}
+
+fn in_words(policy: &Policy) -> BTreeMap<&'static str, String> {
+    let number = |number: Option<u32>| number.map(|number| number.to_string());
+    let age = |age: Option<Duration>| age.map(|age| humantime::format_duration(age).to_string());
+    let all = [
+        ("keep_full", number(policy.keep_full)),
+        ("keep_within", age(policy.keep_within)),
+        ("keep_daily", number(policy.keep_daily)),
+        ("keep_weekly", number(policy.keep_weekly)),
+        ("keep_monthly", number(policy.keep_monthly)),
+        ("wal_within", age(policy.wal_within)),
+        ("min_full", number(Some(policy.min_full))),
+    ];
+    all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn newest(all: &[Holdings]) -> Option<Timestamp> {
+    all.iter().filter_map(Holdings::newest).max()
+}
+
+/// After so many WAL objects it is looked again who needs some.
+const LOOK_AGAIN: usize = 1000;
+
+async fn carry_out(
+    repository: &Repository,
+    expire: &Expire,
+    time: &StoreTime,
+    (holdings, plan): (&Holdings, &ExpirePlan),
+    deleter: &mut Deleter<'_>,
+) -> Result<(), Failure> {
+    let is_wal = |deletion: &&Deletion| matches!(deletion.what, Doomed::Wal(_));
+    let still = |now: &Holdings| plan.still(&ExpirePlan::make(now, &expire.policy, time.now));
+    if plan.delete.iter().any(|deletion| !is_wal(&deletion)) {
+        let delete = still(&repository.look_again(holdings).await?);
+        for deletion in delete.iter().filter(|deletion| !is_wal(deletion)) {
+            deleter.backup(holdings.generation, deletion).await;
+        }
+    }
+    let wal: Vec<&Deletion> = plan.delete.iter().filter(is_wal).collect();
+    for chunk in wal.chunks(LOOK_AGAIN) {
+        if deleter.has_given_up() {
+            return Ok(());
+        }
+        let still: BTreeSet<Doomed> =
+            still(&repository.look_again(holdings).await?).into_iter().map(|deletion| deletion.what).collect();
+        let left = chunk.iter().filter(|deletion| still.contains(&deletion.what));
+        let keys = left.flat_map(|deletion| {
+            let keys = deletion.keys(&repository.layout, holdings.generation);
+            keys.into_iter().map(|key| (key, deletion.bytes))
+        });
+        deleter.sized(keys.collect()).await;
+    }
+    Ok(())
+}
+
+fn record_key(repository: &Repository, circumstances: &Circumstances, what: &str) -> Result<ObjectKey, Failure> {
+    let name = format!("{}-{}-{what}.json", circumstances.now.as_nanosecond(), circumstances.writer.pid);
+    repository.layout.record(KIND, &name).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))
+}
+
+/// Leaves a note of what was done. Nothing depends on it, so that a role that cannot write loses nothing else.
+async fn record(repository: &Repository, circumstances: &Circumstances, what: &str, content: &impl Serialize) {
+    let (Ok(key), Ok(json)) = (record_key(repository, circumstances, what), serde_json::to_vec(content)) else {
+        return;
+    };
+    if let Err(error) = repository.store.put(&key, json.into(), &UserMetadata::new()).await {
+        tracing::info!("no record of this run was written: {error}");
+    }
+}

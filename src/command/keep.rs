@@ -1,0 +1,152 @@
+//! `keep`, `unkeep` and `delete`: an operator's own word about one backup.
+
+use serde::Serialize;
+
+use super::bounds::bounded;
+use super::expire_delete::Deleter;
+use super::failure::{Failure, FailureKind};
+use super::{Circumstances, RepositorySettings};
+use crate::repo::holdings::HeldBackup;
+use crate::repo::policy::before;
+use crate::repo::retention::{Deletion, Doomed, GRACE};
+use crate::repo::{BackupId, BackupKey, Generation, Holdings, Repository};
+use crate::storage::Put;
+
+/// What became of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Changed {
+    /// It was so before.
+    WasSo,
+    /// It is now.
+    Now,
+    /// It would be: a dry run.
+    Would,
+}
+
+/// Marks a backup: `expire` leaves it alone from now on.
+pub async fn keep(
+    repository: &RepositorySettings,
+    id: BackupId,
+    reason: &str,
+    circumstances: &Circumstances,
+) -> Result<Changed, Failure> {
+    let work = async {
+        let repository = repository.open().await?;
+        let (generation, backup) = find(&repository, id).await?;
+        if !backup.complete {
+            return Err(refused(
+                id,
+                "has no manifest: it is not finished, or what is left of a dead one",
+                "see `pgark list`",
+            ));
+        }
+        let put = repository.keep(generation, id, circumstances.now, reason, &circumstances.writer).await?;
+        Ok(if put == Put::Created { Changed::Now } else { Changed::WasSo })
+    };
+    bounded(work, None, None).await
+}
+
+/// Takes the mark away.
+pub async fn unkeep(repository: &RepositorySettings, id: BackupId) -> Result<Changed, Failure> {
+    let work = async {
+        let repository = repository.open().await?;
+        let (generation, backup) = find(&repository, id).await?;
+        if !backup.kept {
+            return Ok(Changed::WasSo);
+        }
+        repository.unkeep(generation, id).await?;
+        Ok(Changed::Now)
+    };
+    bounded(work, None, None).await
+}
+
+/// Deletes a backup, if `agree` agrees. Its WAL is left to `expire`.
+pub async fn delete(
+    repository: &RepositorySettings,
+    id: BackupId,
+    dry_run: bool,
+    circumstances: &Circumstances,
+    agree: impl FnOnce(&HeldBackup) -> bool,
+) -> Result<Changed, Failure> {
+    let work = async {
+        let repository = repository.open().await?;
+        let (generation, _) = find(&repository, id).await?;
+        let holdings = repository.holdings(generation).await?;
+        // The present is later than the newest object: nothing looks older than it is.
+        let here = circumstances.now;
+        let now = holdings.newest().map_or(here, |newest| newest.min(here));
+        let backup = deletable(&holdings, id, now)?;
+        if dry_run || !agree(backup) {
+            return Ok(Changed::Would);
+        }
+        let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
+        pieces.sort_unstable();
+        let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
+        let mut deleter = Deleter::new(&repository, JOBS);
+        deleter.backup(generation, &deletion).await;
+        match deleter.failed.first() {
+            None => Ok(Changed::Now),
+            Some(failed) => {
+                let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
+                Err(Failure::new(failed.kind, message))
+            }
+        }
+    };
+    bounded(work, None, None).await
+}
+
+/// Deletions at once.
+const JOBS: usize = 16;
+
+/// The generation that has this backup, or what is left of it.
+async fn find(repository: &Repository, id: BackupId) -> Result<(Generation, crate::repo::BackupListing), Failure> {
+    for identity in repository.read_identities().await?.all().iter().rev() {
+        let backups = repository.list_backups(identity.generation).await?;
+        if let Some(found) = backups.into_iter().find(|backup| backup.id == id) {
+            return Ok((identity.generation, found));
+        }
+    }
+    Err(refused(id, "is not in the repository", "see `pgark list`"))
+}
+
+fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<&HeldBackup, Failure> {
+    let Some(backup) = holdings.backups.iter().find(|backup| backup.id == id) else {
+        return Err(refused(id, "is not in the repository", "see `pgark list`"));
+    };
+    if backup.is_marked() {
+        return Err(refused(
+            id,
+            "is marked as one that must stay",
+            &format!("`pgark unkeep {id}` takes the mark away"),
+        ));
+    }
+    let in_use = |held: &&crate::repo::lease::Held| {
+        held.is_valid(now) && held.lease.as_ref().is_none_or(|lease| lease.backup == id)
+    };
+    if let Some(held) = holdings.leases.iter().find(in_use) {
+        let by = held.lease.as_ref().map_or("somebody", |lease| &lease.writer);
+        return Err(refused(
+            id,
+            &format!("is in use by {by}"),
+            &format!("if that is not so any more, delete `{}`", held.key),
+        ));
+    }
+    let whole = || holdings.backups.iter().filter(|backup| backup.manifest().is_some() && backup.facts.is_some());
+    let time = |backup: &HeldBackup| backup.manifest().and_then(|manifest| manifest.modified);
+    let newest = whole().max_by_key(|backup| (time(backup), backup.id));
+    if newest.is_some_and(|newest| newest.id == id) {
+        return Err(refused(id, "is the newest whole backup of its generation", "take another one first"));
+    }
+    let young = |backup: &HeldBackup| {
+        let written = backup.pieces.iter().map(|piece| piece.modified);
+        written.into_iter().any(|written| written.is_none_or(|written| written >= before(now, GRACE)))
+    };
+    if backup.manifest().is_none() && young(backup) {
+        return Err(refused(id, "may still be running", "what a dead backup left can be deleted after a day"));
+    }
+    Ok(backup)
+}
+
+fn refused(id: BackupId, why: &str, hint: &str) -> Failure {
+    Failure::new(FailureKind::Usage, format!("backup `{id}` {why}")).with_hint(hint)
+}

@@ -1,0 +1,368 @@
+//! `verify`: read what a restore would read, all of it or a sample, and say what is damaged before the day of the restore.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::RepositorySettings;
+use super::bounds::bounded;
+use super::failure::{Failure, FailureKind};
+use crate::postgres::{SegmentName, WalName};
+use crate::repo::ancestry::Ancestry;
+use crate::repo::archive::ReadBounds;
+use crate::repo::holdings::{HeldBackup, HeldWal};
+use crate::repo::verify::runs_by_part;
+use crate::repo::{BackupId, BackupKey, Holdings, Identity, RepoError, Repository, WalKey};
+use crate::storage::ObjectKey;
+use crate::stream::Sha256;
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    /// Where.
+    pub repository: RepositorySettings,
+    /// One backup and the WAL without which it is worthless; `None`: everything.
+    pub backup: Option<BackupId>,
+    /// Of parts and WAL, this share.
+    pub sample: Option<Sample>,
+    /// No backups.
+    pub wal_only: bool,
+    /// Only what was written since, by the store's clock.
+    pub since: Option<Timestamp>,
+    /// Objects at once.
+    pub jobs: usize,
+    /// How long faults of the store are borne.
+    pub retry: Duration,
+    /// How long a connection may give next to nothing.
+    pub stall: Duration,
+}
+
+/// A share of the objects. The same seed takes the same ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// In percent.
+    pub percent: f64,
+    /// What the choice goes by.
+    pub seed: String,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is not what was written.
+    Damaged,
+    /// It should be there and is not.
+    Missing,
+    /// The store did not answer, or not to this.
+    Unknown,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What is the matter.
+    pub verdict: Verdict,
+    /// With which object.
+    pub key: String,
+    /// In words.
+    pub message: String,
+}
+
+/// The report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VerifyReport {
+    /// Version of this report.
+    pub schema: u32,
+    /// Backups whose manifests were read.
+    pub backups: usize,
+    /// Parts that were read.
+    pub parts: usize,
+    /// WAL objects that were read.
+    pub wal: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects that were deleted by somebody meanwhile.
+    pub gone: usize,
+    /// The share that was looked at, in percent.
+    pub percent: Option<f64>,
+    /// What the share was chosen by.
+    pub seed: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether it was ended before everything was looked at.
+    pub incomplete: bool,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl VerifyReport {
+    /// Whether anything is damaged or missing.
+    pub fn has_damage(&self) -> bool {
+        self.findings.iter().any(|finding| finding.verdict != Verdict::Unknown)
+    }
+
+    /// Whether something could not be told.
+    pub fn has_doubt(&self) -> bool {
+        self.incomplete || self.findings.iter().any(|finding| finding.verdict == Verdict::Unknown)
+    }
+}
+
+impl Sample {
+    fn takes(&self, key: &ObjectKey) -> bool {
+        let digest = Sha256::of(format!("{}\n{key}", self.seed).as_bytes());
+        let number = u64::from_be_bytes(digest.0[..8].try_into().unwrap_or_default());
+        (number as f64) < self.percent / 100.0 * u64::MAX as f64
+    }
+}
+
+/// Verifies; damage is part of the report.
+pub async fn run(verify: &Verify) -> Result<VerifyReport, Failure> {
+    let work = async {
+        let repository = verify.repository.open().await?;
+        run_on(&repository, verify).await
+    };
+    bounded(work, None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyReport, Failure> {
+    let report = VerifyReport {
+        schema: 1,
+        percent: verify.sample.as_ref().map(|sample| sample.percent),
+        seed: verify.sample.as_ref().map(|sample| sample.seed.clone()),
+        ..VerifyReport::default()
+    };
+    let begin = Instant::now();
+    let mut verifier = Verifier { repository, verify, report, told: begin };
+    let identities = repository.read_identities().await?;
+    let mut found = false;
+    for identity in identities.all().iter().rev() {
+        let holdings = repository.holdings(identity.generation).await?;
+        found |= verifier.generation(identity, &holdings).await;
+    }
+    if let Some(id) = verify.backup.filter(|_| !found) {
+        let message = format!("there is no whole backup `{id}` in the repository");
+        return Err(Failure::new(FailureKind::Usage, message).with_hint("see `pgark list`"));
+    }
+    verifier.report.seconds = begin.elapsed().as_secs_f64();
+    Ok(verifier.report)
+}
+
+/// How often a damaged object is read: the damage may have happened on the way.
+const TRIES_AT_DAMAGE: u32 = 2;
+/// How often long work says how far it is.
+const TELL: Duration = Duration::from_secs(30);
+
+struct Verifier<'a> {
+    repository: &'a Repository,
+    verify: &'a Verify,
+    report: VerifyReport,
+    told: Instant,
+}
+
+/// What reading an object gave: its bytes, or `None` if it is not there.
+type Outcome = Result<Option<u64>, RepoError>;
+
+impl Verifier<'_> {
+    /// Whether the generation has the wanted backup.
+    async fn generation(&mut self, identity: &Identity, holdings: &Holdings) -> bool {
+        let wanted = |backup: &&HeldBackup| {
+            backup.manifest().is_some() && self.verify.backup.is_none_or(|wanted| wanted == backup.id)
+        };
+        let backups: Vec<&HeldBackup> = holdings.backups.iter().filter(wanted).collect();
+        let size = holdings.backups.iter().find_map(|backup| Some(backup.facts?.segment_size));
+        let mut needed: BTreeSet<SegmentName> = BTreeSet::new();
+        if let Some(size) = size {
+            let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
+            let ancestry = Ancestry::new(size, timelines, &holdings.histories);
+            for backup in &backups {
+                let Some(facts) = backup.facts else { continue };
+                let segments = ancestry.segments_of(&facts.base);
+                self.missing(holdings, backup.id, &segments);
+                needed.extend(segments);
+            }
+        }
+        let of_backup = |wal: &&HeldWal| match wal.name() {
+            WalName::Segment(segment) => needed.contains(&segment),
+            WalName::History(_) => true,
+            _ => false,
+        };
+        let wal = holdings.wal.iter().filter(|wal| self.is_due(wal.modified));
+        let wal: Vec<&HeldWal> = match self.verify.backup {
+            Some(_) if backups.is_empty() => Vec::new(),
+            Some(_) => wal.filter(of_backup).collect(),
+            None => wal.collect(),
+        };
+        self.wal(identity, holdings, wal, size).await;
+        if !self.verify.wal_only {
+            for backup in &backups {
+                let modified = backup.manifest().and_then(|manifest| manifest.modified);
+                if self.is_due(modified) && !self.report.incomplete {
+                    self.backup(holdings, backup.id).await;
+                }
+            }
+        }
+        !backups.is_empty()
+    }
+
+    fn is_due(&self, modified: Option<Timestamp>) -> bool {
+        self.verify.since.is_none_or(|since| modified.is_none_or(|modified| modified >= since))
+    }
+
+    fn is_sampled(&self, key: &ObjectKey) -> bool {
+        self.verify.sample.as_ref().is_none_or(|sample| sample.takes(key))
+    }
+
+    /// Segments that the listing does not have, though a backup needs them.
+    fn missing(&mut self, holdings: &Holdings, id: BackupId, segments: &[SegmentName]) {
+        let there: BTreeSet<WalName> = holdings.wal.iter().map(HeldWal::name).collect();
+        for segment in segments.iter().filter(|segment| !there.contains(&WalName::Segment(**segment))) {
+            let key = self.repository.layout.wal_file(holdings.generation, WalName::Segment(*segment));
+            let message = format!("it is missing, and backup {id} cannot be made consistent without it");
+            self.find(Verdict::Missing, &key, message);
+        }
+    }
+
+    async fn wal(
+        &mut self,
+        identity: &Identity,
+        holdings: &Holdings,
+        wal: Vec<&HeldWal>,
+        size: Option<crate::postgres::SegmentSize>,
+    ) {
+        let archive = self.repository.archive(holdings.generation);
+        let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation, &wal.key);
+        let due: Vec<(ObjectKey, WalKey, u64)> = (wal.into_iter())
+            .map(|wal| (key(wal), wal.key.clone(), wal.bytes))
+            .filter(|(key, ..)| self.is_sampled(key))
+            .collect();
+        let (bounds, retry) = (self.bounds(), self.verify.retry);
+        let reading = due.into_iter().map(|(key, object, bytes)| {
+            let (archive, bounds) = (&archive, &bounds);
+            async move {
+                let read = || async {
+                    Ok(archive.verify_object(&object, identity.ident(), size, bounds).await?.map(|()| bytes))
+                };
+                (key, with_retries(read, retry).await)
+            }
+        });
+        let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
+        while let Some((key, outcome)) = outcomes.next().await {
+            self.report.wal += usize::from(matches!(outcome, Ok(Some(_))));
+            // Deleted since it was listed: what backups need was looked for in the listing.
+            self.report.gone += usize::from(matches!(outcome, Ok(None)));
+            self.judge(&key, outcome);
+            if self.report.incomplete {
+                return;
+            }
+        }
+    }
+
+    async fn backup(&mut self, holdings: &Holdings, id: BackupId) {
+        let repository = self.repository;
+        let generation = holdings.generation;
+        let key = |piece| repository.layout.backup(generation, id, piece);
+        let manifest = match repository.read_manifest(generation, id).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => {
+                self.report.gone += 1;
+                return;
+            }
+            Err(error) => return self.judge(&key(BackupKey::Manifest), Err(error)),
+        };
+        self.report.backups += 1;
+        let (bounds, retry) = (self.bounds(), self.verify.retry);
+        let parts: Vec<_> = (manifest.parts.iter().zip(runs_by_part(&manifest)))
+            .filter(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))))
+            .collect();
+        let reading = parts.into_iter().map(|(part, runs)| {
+            let (manifest, bounds) = (&manifest, &bounds);
+            async move {
+                let read = || repository.verify_part(manifest, part, runs.clone(), bounds);
+                (part, with_retries(read, retry).await)
+            }
+        });
+        let mut missing = Vec::new();
+        let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
+        while let Some((part, outcome)) = outcomes.next().await {
+            let key = key(BackupKey::Part(part.part));
+            match outcome {
+                Ok(None) => missing.push(key),
+                outcome => {
+                    self.report.parts += usize::from(outcome.is_ok());
+                    self.judge(&key, outcome);
+                }
+            }
+            if self.report.incomplete {
+                return;
+            }
+        }
+        // A backup that was deleted meanwhile lost its manifest first.
+        match repository.read_summary(generation, id).await {
+            Ok(None) => self.report.gone += missing.len(),
+            Ok(Some(_)) => {
+                for key in missing {
+                    self.find(Verdict::Missing, &key, "it is missing, and the manifest counts on it".to_owned());
+                }
+            }
+            Err(error) => self.judge(&key(BackupKey::Manifest), Err(error)),
+        }
+    }
+
+    fn bounds(&self) -> ReadBounds {
+        ReadBounds { stall: self.verify.stall, ..ReadBounds::default() }
+    }
+
+    fn judge(&mut self, key: &ObjectKey, outcome: Outcome) {
+        match outcome {
+            Ok(bytes) => self.report.bytes += bytes.unwrap_or_default(),
+            Err(RepoError::Damaged { reason, .. }) => self.find(Verdict::Damaged, key, reason),
+            Err(error) => {
+                // A store that does not answer now will not answer for the rest.
+                self.report.incomplete = true;
+                self.find(Verdict::Unknown, key, error.to_string());
+            }
+        }
+        if self.told.elapsed() >= TELL {
+            self.told = Instant::now();
+            let VerifyReport { parts, wal, bytes, .. } = &self.report;
+            tracing::info!("{parts} parts and {wal} WAL files read, {bytes} bytes");
+        }
+    }
+
+    fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
+        self.report.findings.push(Finding { verdict, key: key.to_string(), message });
+    }
+}
+
+async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
+    mut read: impl FnMut() -> F,
+    retry: Duration,
+) -> Result<T, RepoError> {
+    let pauses =
+        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
+    let mut pauses = pauses.with_jitter().without_max_times().build();
+    let begin = Instant::now();
+    let mut damaged = 0;
+    loop {
+        let error = match read().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        damaged += u32::from(matches!(error, RepoError::Damaged { .. }));
+        let again = match &error {
+            RepoError::Damaged { .. } => damaged < TRIES_AT_DAMAGE,
+            error => error.is_temporary() && begin.elapsed() < retry,
+        };
+        if !again {
+            return Err(error);
+        }
+        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
+    }
+}
