@@ -47,11 +47,17 @@ impl Manifest {
         let mut first =
             serde_json::to_vec(&self.summary).map_err(|e| RepoError::damaged(&"manifest", e.to_string()))?;
         first.push(b'\n');
-        let packed = zstd::bulk::compress(&first, LEVEL).map_err(RepoError::Destination)?;
-        let mut encoder = zstd::stream::write::Encoder::new(packed, LEVEL).map_err(RepoError::Destination)?;
-        encoder.include_checksum(true).map_err(RepoError::Destination)?;
-        self.lines(&first, |line| encoder.write_all(line))?;
-        Ok(encoder.finish().map_err(RepoError::Destination)?.into())
+        let frame = |before| {
+            let mut frame = zstd::stream::write::Encoder::new(before, LEVEL)?;
+            // The summary is read alone, without the digest in the last line.
+            frame.include_checksum(true)?;
+            Ok(frame)
+        };
+        let mut summary = frame(Vec::new()).map_err(RepoError::Destination)?;
+        let summary = summary.write_all(&first).and_then(|()| summary.finish()).map_err(RepoError::Destination)?;
+        let mut rest = frame(summary).map_err(RepoError::Destination)?;
+        self.lines(&first, |line| rest.write_all(line))?;
+        Ok(rest.finish().map_err(RepoError::Destination)?.into())
     }
 
     /// Reads what [`Manifest::encode`] wrote.

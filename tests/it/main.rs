@@ -30,6 +30,7 @@ mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
 mod requests;
+mod restore_faults;
 mod restore_kills;
 mod restore_over;
 mod second_opinion;
