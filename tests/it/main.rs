@@ -1,12 +1,13 @@
 //! The integration tests: the real pgark against real PostgreSQL servers and a real HTTP S3 endpoint.
 //!
 //! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
-//! runs pgark and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
+//! runs pgark, `manifest_draft` writes manifests that pgark would not, and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
 
 mod data_dir;
 mod double;
 mod ledger;
+mod manifest_draft;
 mod postgres;
 mod program;
 mod repository;
@@ -20,6 +21,7 @@ mod conformance;
 mod documents;
 mod exit_table;
 mod fetch_faults;
+mod hostile_manifests;
 mod house;
 mod kills;
 mod look;
