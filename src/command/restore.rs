@@ -17,6 +17,8 @@ use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use crate::disk::{RestoreDir, RestoreDirError};
+use crate::postgres::backup_files::CONTROL_FILE;
+use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
@@ -94,6 +96,7 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     let gone =
         || Failure::new(FailureKind::Damaged, format!("the manifest of `{id}` was there a moment ago and is gone now"));
     let manifest = Arc::new(manifest.ok_or_else(gone)?);
+    check_complete(&manifest)?;
 
     let locations = locations(&restore, &manifest)?;
     let dir = claim(&restore, &manifest, &locations).await?;
@@ -106,6 +109,7 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     let files = manifest.files.iter().filter(|file| file.file.as_bytes() != LEFT_OUT.as_bytes()).count() as u64;
     let dir = Arc::try_unwrap(dir).map_err(|_| Failure::new(FailureKind::Internal, "a file is still being written"))?;
     let recovery = restore.recovery.clone();
+    check_label(&dir, &manifest)?;
     blocking(move || {
         settle(&dir, &recovery)?;
         dir.finish(&locations)
@@ -113,6 +117,28 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     .await?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(RestoreReport { schema: 1, backup: id, directory: restore.to, files, bytes, present_before, seconds, warnings })
+}
+
+/// Without its label a copy would be recovered from the wrong point, and be corrupt without a word.
+fn check_complete(manifest: &Manifest) -> Result<(), Failure> {
+    let damaged = |why: String| {
+        let id = manifest.summary.id;
+        Failure::new(FailureKind::Damaged, format!("the manifest of `{id}` is not that of a whole backup: {why}"))
+    };
+    for needed in ["PG_VERSION", "backup_label", CONTROL_FILE] {
+        if !manifest.files.iter().any(|entry| entry.file.as_bytes() == needed.as_bytes()) {
+            return Err(damaged(format!("it has no `{needed}`")));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for Tablespace { oid, .. } in &manifest.summary.tablespaces {
+        let directory = format!("pg_tblspc/{oid}");
+        let listed = manifest.directories.iter().any(|entry| entry.directory.as_bytes() == directory.as_bytes());
+        if !listed || !seen.insert(*oid) {
+            return Err(damaged(format!("tablespace {oid} occurs twice, or has no directory")));
+        }
+    }
+    Ok(())
 }
 
 /// Where each tablespace goes: every one to a place of its own, or they would write over each other's files.
@@ -173,6 +199,19 @@ async fn claim(
         Ok(Err(RestoreDirError::Refused(why))) => Err(Failure::new(FailureKind::Usage, why)
             .with_hint("name an empty directory with `--to`; `--delta` restores over a stopped cluster")),
         Err(_) => Err(Failure::new(FailureKind::Internal, "a thread failed")),
+    }
+}
+
+/// The label says where recovery begins: it must be this backup's.
+fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
+    let damaged = |why: String| Failure::new(FailureKind::Damaged, format!("`backup_label`: {why}"));
+    let text = dir.read("backup_label").map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    let label = BackupLabel::parse(&text).map_err(|e| damaged(e.to_string()))?;
+    match label.start_lsn == manifest.summary.start_lsn {
+        true => Ok(()),
+        false => {
+            Err(damaged(format!("it starts at {}, the backup at {}", label.start_lsn, manifest.summary.start_lsn)))
+        }
     }
 }
 

@@ -40,6 +40,14 @@ const LARGEST_MANIFEST: usize = 512 << 20;
 /// The longest line: a file of about a tebibyte.
 const LONGEST_LINE: u64 = 16 << 20;
 const LEVEL: i32 = 3;
+/// What zstd's levels up to 19 need: a larger window is not ours.
+const WINDOW_LOG_MAX: u32 = 23;
+
+fn decoder(stored: &[u8]) -> std::io::Result<zstd::stream::read::Decoder<'static, &[u8]>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(stored)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
 
 impl Manifest {
     /// The bytes to store.
@@ -47,17 +55,23 @@ impl Manifest {
         let mut first =
             serde_json::to_vec(&self.summary).map_err(|e| RepoError::damaged(&"manifest", e.to_string()))?;
         first.push(b'\n');
-        let packed = zstd::bulk::compress(&first, LEVEL).map_err(RepoError::Destination)?;
-        let mut encoder = zstd::stream::write::Encoder::new(packed, LEVEL).map_err(RepoError::Destination)?;
-        encoder.include_checksum(true).map_err(RepoError::Destination)?;
-        self.lines(&first, |line| encoder.write_all(line))?;
-        Ok(encoder.finish().map_err(RepoError::Destination)?.into())
+        let frame = |before| {
+            let mut frame = zstd::stream::write::Encoder::new(before, LEVEL)?;
+            // The summary is read alone, without the digest in the last line.
+            frame.include_checksum(true)?;
+            Ok(frame)
+        };
+        let mut summary = frame(Vec::new()).map_err(RepoError::Destination)?;
+        let summary = summary.write_all(&first).and_then(|()| summary.finish()).map_err(RepoError::Destination)?;
+        let mut rest = frame(summary).map_err(RepoError::Destination)?;
+        self.lines(&first, |line| rest.write_all(line))?;
+        Ok(rest.finish().map_err(RepoError::Destination)?.into())
     }
 
     /// Reads what [`Manifest::encode`] wrote.
     pub fn decode(key: &ObjectKey, stored: &[u8]) -> Result<Self, RepoError> {
         let damaged = |why: String| RepoError::damaged(key, why);
-        let decoder = zstd::stream::read::Decoder::new(stored).map_err(|e| damaged(e.to_string()))?;
+        let decoder = decoder(stored).map_err(|e| damaged(e.to_string()))?;
         let mut plain = BufReader::with_capacity(256 << 10, decoder);
         let mut hasher = Sha256Hasher::default();
         let mut line = Vec::new();
@@ -72,7 +86,7 @@ impl Manifest {
                 let summary = serde_json::from_slice(&line).map_err(|e| damaged(format!("its summary: {e}")))?;
                 hasher.update(&line);
                 hasher.update(b"\n");
-                collector = Some(Collector::new(summary));
+                collector = Some(Collector::new(summary).map_err(damaged)?);
                 continue;
             };
             if collector.take(&line, || std::mem::take(&mut hasher).finish().sha256).map_err(damaged)? {
@@ -130,7 +144,7 @@ impl Repository {
         };
         let start = self.store.read_start(&key, found, SUMMARY_READ).await?;
         let damaged = |why: String| RepoError::damaged(&key, why);
-        let decoder = zstd::stream::read::Decoder::new(&start[..]).map_err(|e| damaged(e.to_string()))?;
+        let decoder = decoder(&start).map_err(|e| damaged(e.to_string()))?;
         let mut line = Vec::new();
         decoder.single_frame().take(LARGEST_SUMMARY).read_to_end(&mut line).map_err(|e| damaged(e.to_string()))?;
         let summary: BackupSummary =
@@ -262,7 +276,7 @@ mod tests {
     #[test]
     fn what_would_do_harm_is_refused() {
         type Change = fn(&mut Manifest);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 15] = [
             ("occurs twice", |m| m.files[1].file = m.files[0].file.clone()),
             ("occurs twice", |m| m.directories[1].directory = m.directories[0].directory.clone()),
             ("out of order", |m| m.files.swap(0, 1)),
@@ -275,6 +289,9 @@ mod tests {
             ("cannot be", |m| m.files[0].extents[0].stored = 1001),
             ("its extents have", |m| m.files[0].size = 4),
             ("do not add up", |m| m.summary.files = 3),
+            ("more files than", |m| m.summary.files = 1),
+            ("one place", |m| m.files[1].extents[0].at = 99),
+            ("pgark's own", |m| m.files[0].file = path(".pgark-restoring")),
         ];
         for (words, change) in changes {
             let mut changed = manifest();

@@ -1,10 +1,9 @@
 //! The lines of a manifest behind its summary: parts, directories, files with their extents, bad pages, the end.
 //!
-//! What [`read`] returns is safe to act on: every path stays below the place it is written to, no name occurs twice, every
-//! extent lies in its part, and sizes add up. The lines of one kind stand together, in the order parts, directories, files, bad
+//! What [`Manifest::decode`] returns is safe to act on: every path stays below the place it is written to, no name occurs twice,
+//! every extent lies in its part and none over another, and sizes add up. Nothing is taken in beyond what the summary promises: a
+//! reader's memory is bounded by that. The lines of one kind stand together, in the order parts, directories, files, bad
 //! pages; directories and files are in the byte order of their paths.
-
-use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -105,24 +104,36 @@ pub struct Manifest {
     pub bad_pages: Vec<BadPage>,
 }
 
-/// What no backup comes near.
-const MOST_LINES: u64 = 4_000_000;
+/// What no backup comes near: a writer stops there, too.
+pub const MOST_LINES: u64 = 4_000_000;
+/// Databases may be empty, but not that many.
+const MOST_EMPTY_DIRECTORIES: u64 = 100_000;
+/// How many extents there may be for each file and part.
+const SCATTERED: u64 = 16;
 /// What a tar header with a long name may take.
 const LARGEST_SKIP: u32 = 16 << 10;
 /// No part is larger, unpacked.
 const LARGEST_EXTENT: u64 = 1 << 30;
+/// No part is larger, packed.
+const LARGEST_PART: u64 = 2 << 30;
+/// Of files that are a restore's own.
+const RESERVED: &[u8] = b".pgark-";
 
 /// Turns lines into a manifest, one at a time.
 pub(super) struct Collector {
     manifest: Manifest,
     lines: u64,
-    known_directories: BTreeSet<BackupPath>,
+    extents: u64,
 }
 
 impl Collector {
-    pub(super) fn new(summary: BackupSummary) -> Self {
+    pub(super) fn new(summary: BackupSummary) -> Result<Self, String> {
+        let promised = [summary.files, u64::from(summary.parts), summary.bad_pages];
+        if promised.into_iter().fold(0, u64::saturating_add) > MOST_LINES {
+            return Err(format!("its summary promises more than {MOST_LINES} lines"));
+        }
         let manifest = Manifest { summary, parts: vec![], directories: vec![], files: vec![], bad_pages: vec![] };
-        Collector { manifest, lines: 1, known_directories: BTreeSet::new() }
+        Ok(Collector { manifest, lines: 1, extents: 0 })
     }
 
     /// Takes the next line; `true` when it is the end, and fits `digest` of all lines before it.
@@ -139,7 +150,9 @@ impl Collector {
             let directory = serde_json::from_slice(line).map_err(unreadable)?;
             self.directory(directory)?;
         } else if line.starts_with(b"{\"bad_page\"") {
-            self.manifest.bad_pages.push(serde_json::from_slice(line).map_err(unreadable)?);
+            let page = serde_json::from_slice(line).map_err(unreadable)?;
+            not_more("bad pages", self.manifest.bad_pages.len(), self.manifest.summary.bad_pages)?;
+            self.manifest.bad_pages.push(page);
         } else {
             let end: End = serde_json::from_slice(line).map_err(unreadable)?;
             return match end.lines == self.lines && end.sha256 == digest() {
@@ -156,7 +169,8 @@ impl Collector {
 
     fn part(&mut self, part: PartEntry) -> Result<(), String> {
         let number = self.manifest.parts.len() as u64 + 1;
-        if u64::from(part.part) != number || part.stored == 0 {
+        not_more("parts", self.manifest.parts.len(), self.manifest.summary.parts.into())?;
+        if u64::from(part.part) != number || part.stored == 0 || part.stored > LARGEST_PART {
             return Err(format!("part {} of {} bytes stands where part {number} is due", part.part, part.stored));
         }
         self.manifest.parts.push(part);
@@ -169,15 +183,19 @@ impl Collector {
         if last.is_some_and(|last| last.directory >= *path) || !self.manifest.files.is_empty() {
             return Err(format!("`{path}` is out of order or occurs twice"));
         }
+        let most = self.manifest.summary.files + MOST_EMPTY_DIRECTORIES;
+        not_more("directories", self.manifest.directories.len(), most)?;
         self.check_place(path, entry.mode)?;
-        self.known_directories.insert(path.clone());
         self.manifest.directories.push(entry);
         Ok(())
     }
 
     fn check_place(&self, path: &BackupPath, mode: u32) -> Result<(), String> {
-        if path.parent().is_some_and(|parent| !self.known_directories.contains(&parent)) {
+        if path.parent().is_some_and(|parent| !self.has_directory(&parent)) {
             return Err(format!("`{path}` is in a directory that is not listed"));
+        }
+        if path.as_bytes().split(|byte| *byte == b'/').any(|name| name.starts_with(RESERVED)) {
+            return Err(format!("`{path}` has a name that is pgark's own"));
         }
         if mode & !0o777 != 0 {
             return Err(format!("`{path}` has the mode {mode:o}"));
@@ -185,13 +203,23 @@ impl Collector {
         Ok(())
     }
 
+    fn has_directory(&self, path: &BackupPath) -> bool {
+        self.manifest.directories.binary_search_by(|known| known.directory.cmp(path)).is_ok()
+    }
+
     fn file(&mut self, entry: FileEntry) -> Result<(), String> {
         let path = &entry.file;
+        not_more("files", self.manifest.files.len(), self.manifest.summary.files)?;
         let last = self.manifest.files.last();
-        if last.is_some_and(|last| last.file >= *path) || self.known_directories.contains(path) {
+        if last.is_some_and(|last| last.file >= *path) || self.has_directory(path) {
             return Err(format!("`{path}` is out of order or occurs twice"));
         }
         self.check_place(path, entry.mode)?;
+        let promised = self.manifest.summary.files + u64::from(self.manifest.summary.parts);
+        self.extents = self.extents.saturating_add(entry.extents.len() as u64);
+        if self.extents > SCATTERED * promised {
+            return Err(format!("`{path}` has {} extents", entry.extents.len()));
+        }
         let mut size = 0u64;
         for extent in &entry.extents {
             self.check_extent(extent).map_err(|why| format!("`{path}`: {why}"))?;
@@ -215,7 +243,8 @@ impl Collector {
             return Err(format!("{} bytes from byte {} of part {} cannot be", extent.stored, extent.at, extent.part));
         }
         let frames: u64 = extent.frames.iter().map(|stored| u64::from(*stored)).sum();
-        if !extent.frames.is_empty() && frames != extent.stored {
+        let most_frames = (u64::from(extent.skip) + extent.plain) / FRAME + 2;
+        if !extent.frames.is_empty() && (frames != extent.stored || extent.frames.len() as u64 > most_frames) {
             return Err(format!("its frames have {frames} bytes in part {}, not {}", extent.part, extent.stored));
         }
         Ok(())
@@ -231,7 +260,23 @@ impl Collector {
         if counts != promised {
             return Err("its lines do not add up to what its summary says".to_owned());
         }
+        let runs = files.iter().flat_map(|file| &file.extents);
+        let mut runs: Vec<_> = runs.map(|extent| (extent.part, extent.at, extent.stored)).collect();
+        runs.sort_unstable();
+        for pair in runs.windows(2) {
+            let [(part, at, stored), (next_part, next_at, _)] = [pair[0], pair[1]];
+            if part == next_part && at + stored > next_at {
+                return Err(format!("two files are in one place, at byte {next_at} of part {part}"));
+            }
+        }
         Ok(self.manifest)
+    }
+}
+
+fn not_more(what: &str, there: usize, promised: u64) -> Result<(), String> {
+    match (there as u64) < promised {
+        true => Ok(()),
+        false => Err(format!("it has more {what} than its summary promises")),
     }
 }
 
@@ -270,6 +315,10 @@ impl Manifest {
         for value in each.chain(self.bad_pages.iter().map(|l| l as &dyn Line)) {
             put(value, Some(&mut hasher)).map_err(RepoError::Destination)?;
             count += 1;
+        }
+        if count > MOST_LINES {
+            let message = format!("the backup has {count} files and directories, more than {MOST_LINES}");
+            return Err(RepoError::Destination(std::io::Error::other(message)));
         }
         let end = End { lines: count, sha256: hasher.finish().sha256 };
         put(&end, None).map_err(RepoError::Destination)

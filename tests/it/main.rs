@@ -1,12 +1,13 @@
 //! The integration tests: the real pgark against real PostgreSQL servers and a real HTTP S3 endpoint.
 //!
 //! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
-//! runs pgark and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
+//! runs pgark, `manifest_draft` writes manifests that pgark would not, and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
 
 mod data_dir;
 mod double;
 mod ledger;
+mod manifest_draft;
 mod postgres;
 mod program;
 mod repository;
@@ -21,6 +22,7 @@ mod documents;
 mod exit_table;
 mod expire;
 mod fetch_faults;
+mod hostile_manifests;
 mod house;
 mod kills;
 mod look;
@@ -31,6 +33,7 @@ mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
 mod requests;
+mod restore_faults;
 mod restore_kills;
 mod restore_over;
 mod second_opinion;

@@ -20,9 +20,9 @@ use crate::repository::Repository;
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// What stands at a path: its mode, and its content, or where it leads.
-type Tree = BTreeMap<PathBuf, (u32, String)>;
+pub type Tree = BTreeMap<PathBuf, (u32, String)>;
 
-fn tree(root: &Path) -> Tree {
+pub fn tree(root: &Path) -> Tree {
     let mut found = Tree::new();
     look(root, root, &mut found);
     found
@@ -46,7 +46,7 @@ fn look(root: &Path, place: &Path, found: &mut Tree) {
 }
 
 #[track_caller]
-fn assert_same(one: &Tree, other: &Tree) {
+pub fn assert_same(one: &Tree, other: &Tree) {
     let differ = one.iter().filter(|(path, what)| other.get(*path) != Some(what));
     let missing = other.iter().filter(|(path, _)| !one.contains_key(*path));
     let wrong: Vec<_> = differ.chain(missing).take(10).collect();
