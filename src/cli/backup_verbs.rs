@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::{ArchiveModeArg, BasebackupArgs, Global, RestoreArgs, TargetActionArg, TargetArgs};
+use super::args::{BasebackupArgs, Global};
 use super::progress_line::ProgressLine;
+use super::restore_args::{ArchiveModeArg, RestoreArgs, TargetActionArg, TargetArgs};
 use super::run::{block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, restore_command, settings};

@@ -16,6 +16,7 @@ pub mod look_text;
 pub mod look_verbs;
 pub mod output;
 pub mod progress_line;
+pub mod restore_args;
 pub mod restore_command;
 pub mod run;
 pub mod settings;
