@@ -18,6 +18,7 @@ use super::progress::{Phase, Progress};
 use super::remote_copy::{Received, receive};
 use super::remote_files::Arrived;
 use crate::postgres::control_details::ControlDetails;
+use crate::postgres::control_file::ControlFile;
 use crate::postgres::tablespace_map::{TablespaceLink, TablespaceMap};
 use crate::repo::manifest::Tablespace;
 use crate::repo::{Generation, Repository};
@@ -72,6 +73,7 @@ pub(super) async fn take(
     }
     check_control(&arrived.control, &shape)?;
 
+    let session = revived(settings, &shape, session).await?;
     let at = clock(session.as_ref()).await.unwrap_or(reckoned.stopped);
     let stopped = Stopped { lsn: end.lsn, at, label: arrived.label, tablespace_map };
     let ended = Ended {
@@ -100,6 +102,19 @@ async fn sql_session(settings: &Basebackup, shape: &ServerShape) -> Result<Optio
         return Err(Failure::new(FailureKind::Usage, message).with_hint("name one host in `--conninfo`"));
     }
     Ok(Some(session))
+}
+
+/// The session, or another one: it was idle for as long as the copy took.
+async fn revived(
+    settings: &Basebackup,
+    shape: &ServerShape,
+    session: Option<BackupSession>,
+) -> Result<Option<BackupSession>, Failure> {
+    match session {
+        Some(session) if session.is_alive().await.is_ok() => Ok(Some(session)),
+        Some(_) => sql_session(settings, shape).await,
+        None => Ok(None),
+    }
 }
 
 /// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there the end of the
@@ -174,10 +189,12 @@ fn check_control(control: &[u8], shape: &ServerShape) -> Result<(), Failure> {
         Failure::new(FailureKind::Server, format!("pg_control did not arrive whole: {why}"))
             .with_hint("run the same command again")
     };
+    let file = ControlFile::parse(control).map_err(|e| again(e.to_string()))?;
     let details = ControlDetails::parse(control).map_err(|e| again(e.to_string()))?;
-    let shown = (shape.page_size, shape.relation_segment_blocks, shape.page_checksums);
-    match (details.block_size, details.relation_segment_blocks, details.page_checksums) == shown {
+    let sizes = (details.block_size, details.relation_segment_blocks, details.page_checksums, file.segment_size);
+    let shown = (shape.page_size, shape.relation_segment_blocks, shape.page_checksums, shape.segment_size);
+    match sizes == shown && file.system_id == shape.ident.system_id {
         true => Ok(()),
-        false => Err(again("it has other sizes of pages and files than the server shows".to_owned())),
+        false => Err(again("it is of another cluster, or has other sizes than the server shows".to_owned())),
     }
 }

@@ -238,3 +238,138 @@ impl Read for ArchiveBytes<'_> {
 fn broken_off() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "it broke off")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::backup_parts::PackedPart;
+    use crate::command::backup_plan::PART;
+    use crate::command::remote_parts::{Filling, Room};
+    use tar::{Builder, Header};
+
+    fn entry(archive: &mut Builder<Vec<u8>>, name: &str, kind: EntryType, content: &[u8]) {
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o600);
+        header.set_mtime(7);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        archive.append(&header, content).unwrap();
+    }
+
+    /// As PostgreSQL 14 ends it, or as 15 does.
+    fn finished(archive: Builder<Vec<u8>>, terminated: bool) -> Vec<u8> {
+        let mut bytes = archive.into_inner().unwrap();
+        bytes.truncate(bytes.len() - if terminated { 0 } else { 1024 });
+        bytes
+    }
+
+    fn base(more: &[(&str, EntryType, &[u8])], terminated: bool) -> Vec<u8> {
+        let mut archive = Builder::new(Vec::new());
+        entry(&mut archive, LABEL_FILE, EntryType::Regular, b"label");
+        for name in ["global/", "base/", "base/1/", "pg_tblspc/", "./pg_wal/"] {
+            entry(&mut archive, name, EntryType::Directory, b"");
+        }
+        for (name, kind, content) in more {
+            entry(&mut archive, name, *kind, content);
+        }
+        entry(&mut archive, CONTROL_FILE, EntryType::Regular, b"control");
+        finished(archive, terminated)
+    }
+
+    fn unpack(archives: Vec<(Option<u32>, Vec<u8>)>, whole: bool) -> io::Result<(Arrived, Vec<PackedPart>)> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (feed, fed) = mpsc::channel(4);
+            let (parts, mut filled) = mpsc::unbounded_channel::<Filling>();
+            let room = Room::new(2);
+            let pace = Pace::new(None);
+            let unpacking = Unpacking::new(PartFeeder::new(parts, &room), 15.try_into().unwrap(), None, pace);
+            let unpacking = tokio::task::spawn_blocking(move || unpacking.run(fed));
+            tokio::spawn(async move {
+                for (tablespace, bytes) in archives {
+                    feed.send(Feed::Archive(tablespace)).await.ok();
+                    let bytes = Bytes::from(bytes);
+                    for at in (0..bytes.len()).step_by(30_000) {
+                        let piece = bytes.slice(at..bytes.len().min(at + 30_000));
+                        feed.send(Feed::Content(piece)).await.ok();
+                    }
+                }
+                if whole {
+                    feed.send(Feed::End).await.ok();
+                }
+            });
+            let mut packed = Vec::new();
+            while let Some(filling) = filled.recv().await {
+                packed.extend(tokio::task::spawn_blocking(move || filling.pack(1, None)).await.unwrap()?);
+            }
+            Ok((unpacking.await.unwrap()?, packed))
+        })
+    }
+
+    #[test]
+    fn what_is_packed_is_what_arrived_in_its_order() {
+        let large: Vec<u8> = (0..PART as u32 + 70_000).map(|i| (i / 9) as u8).collect();
+        for terminated in [false, true] {
+            let mut tablespace = Builder::new(Vec::new());
+            entry(&mut tablespace, "PG_15_202209061/", EntryType::Directory, b"");
+            entry(&mut tablespace, "PG_15_202209061/5/", EntryType::Directory, b"");
+            entry(&mut tablespace, "PG_15_202209061/5/16999.1", EntryType::Regular, &[1; 700]);
+            let files = [
+                ("pg_tblspc/16384/", EntryType::Symlink, &b""[..]),
+                ("base/1/1", EntryType::Regular, &large),
+                ("base/1/2", EntryType::Regular, b""),
+                ("PG_VERSION", EntryType::Regular, b"15\n"),
+            ];
+            let archives = vec![(Some(16384), finished(tablespace, terminated)), (None, base(&files, terminated))];
+            let (arrived, parts) = unpack(archives, true).unwrap();
+            assert_eq!((&arrived.label[..], &arrived.control[..]), (&b"label"[..], &b"control"[..]));
+            assert_eq!(arrived.label_packed, 7);
+            let directories: Vec<_> = arrived.directories.iter().map(|found| found.path.to_string()).collect();
+            let in_tablespace = "pg_tblspc/16384/PG_15_202209061";
+            let expected = ["base", "base/1", "global", "pg_tblspc", "pg_tblspc/16384", in_tablespace];
+            assert_eq!(directories, [&expected[..], &[&format!("{in_tablespace}/5"), "pg_wal"]].concat());
+            assert_eq!(arrived.files[0].path.to_string(), format!("{in_tablespace}/5/16999.1"));
+            assert_eq!(arrived.files[0].relation.map(|relation| relation.segment), Some(1));
+
+            assert_eq!(parts.iter().map(|part| part.number).collect::<Vec<_>>(), [1, 2, 3]);
+            let mut contents = vec![Vec::new(); arrived.files.len()];
+            for (part, piece) in parts.iter().flat_map(|part| part.pieces.iter().map(move |piece| (part, piece))) {
+                let extent = &piece.extent;
+                let stored = &part.bytes[extent.at as usize..][..extent.stored as usize];
+                let plain = zstd::decode_all(stored).unwrap();
+                let content = &plain[extent.skip as usize..][..extent.plain as usize];
+                assert_eq!(piece.crc32c, crc32c::crc32c(content));
+                contents[piece.file].extend_from_slice(content);
+            }
+            let wanted = [&[1; 700][..], &large, b"", b"15\n"];
+            assert!(contents.iter().zip(wanted).all(|(found, wanted)| found == wanted));
+            let stream: Vec<u8> = parts.iter().flat_map(|part| part.bytes.iter().copied()).collect();
+            let plain = [zstd::decode_all(&stream[..]).unwrap(), tar_header::END.to_vec()].concat();
+            let mut archive = tar::Archive::new(&plain[..]);
+            let sizes: Vec<u64> = archive.entries().unwrap().map(|entry| entry.unwrap().size()).collect();
+            assert_eq!(sizes.iter().sum::<u64>(), 700 + large.len() as u64 + 3);
+        }
+    }
+
+    #[test]
+    fn what_is_no_backup_is_refused() {
+        let refused = |bytes: Vec<u8>, whole| unpack(vec![(None, bytes)], whole).map(drop).unwrap_err().to_string();
+        let with = |name, kind| base(&[(name, kind, b"x")], true);
+        for name in ["../x", "/etc/x", "base/../x", "base//x"] {
+            assert!(refused(with(name, EntryType::Regular), true).contains("no path inside"), "{name}");
+        }
+        assert!(refused(with("base/2/1", EntryType::Regular), true).contains("without its directory"));
+        for kind in [EntryType::Link, EntryType::Symlink, EntryType::Fifo, EntryType::Char] {
+            assert!(refused(with("base/1/9", kind), true).contains("neither file nor directory"));
+        }
+        let good = base(&[("base/1/1", EntryType::Regular, &[3; 5000])], false);
+        assert!(unpack(vec![(None, good.clone())], true).is_ok());
+        // Cut between two entries, within one, and before anything.
+        for length in [0, 512, 1024, 4000, good.len() - 1024, good.len() - 1] {
+            assert!(unpack(vec![(None, good[..length].to_vec())], true).is_err(), "{length}");
+        }
+        assert!(refused(good, false).contains("broke off"));
+    }
+}

@@ -190,3 +190,75 @@ fn lost(error: &io::Error) -> ServerError {
 fn silent(patience: Duration) -> ServerError {
     ServerError(format!("PostgreSQL was silent for {} s", patience.as_secs()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+
+    /// A server that says these bytes and then listens, or goes.
+    async fn said(bytes: &[u8], stays: bool) -> Wire {
+        let (ours, mut theirs) = duplex(1 << 20);
+        theirs.write_all(bytes).await.unwrap();
+        tokio::spawn(async move {
+            let mut heard = Vec::new();
+            if stays {
+                theirs.read_to_end(&mut heard).await.ok();
+            }
+        });
+        Wire::new(Box::new(ours))
+    }
+
+    const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+
+    async fn log_in(bytes: &[u8], password: &str) -> Result<BTreeMap<String, String>, String> {
+        let password = Some(password).filter(|password| !password.is_empty());
+        said(bytes, true).await.log_in("me", password, &[("replication", "true")]).await.map_err(|e| e.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_given_up() {
+        let error = said(b"", true).await.next(Duration::from_secs(60)).await.err().unwrap();
+        assert_eq!(error.0, "PostgreSQL was silent for 60 s");
+        // The beginning of a message is none.
+        let error = said(b"Z\0\0", true).await.next(Duration::from_secs(60)).await.err().unwrap();
+        assert_eq!(error.0, "PostgreSQL was silent for 60 s");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_protocol_is_refused() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"", "closed the connection"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not its protocol"),
+            (b"d\x7f\xff\xff\xffx", "a message of"),
+            (b"d\0\0\0\x01", "not its protocol"),
+        ];
+        for (bytes, words) in cases {
+            let error = said(bytes, false).await.next(Duration::from_secs(5)).await.err().unwrap();
+            assert!(error.0.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_in_both_directions_is_a_copy() {
+        let mut wire = said(b"W\0\0\0\x07\0\0\0d\0\0\0\x06ab", true).await;
+        assert!(matches!(wire.next(PATIENCE).await.unwrap(), Message::CopyOutResponse(_)));
+        let Message::CopyData(body) = wire.next(PATIENCE).await.unwrap() else { panic!("no data") };
+        assert_eq!(body.data(), b"ab");
+    }
+
+    #[tokio::test]
+    async fn the_login_ends_with_settings_or_a_reason() {
+        let settings = [AUTHENTICATED, b"S\0\0\0\x16in_hot_standby\0on\0", b"Z\0\0\0\x05I"].concat();
+        assert_eq!(log_in(&settings, "").await.unwrap()["in_hot_standby"], "on");
+        let cleartext = b"R\0\0\0\x08\0\0\0\x03";
+        let refusal = b"E\0\0\0\x1bSFATAL\0C28P01\0Mno way\0\0";
+        let refused = [&cleartext[..], &refusal[..]].concat();
+        assert_eq!(log_in(&refused, "x").await.unwrap_err(), "no way");
+        assert!(log_in(cleartext, "").await.unwrap_err().contains("wants a password"));
+        assert!(log_in(b"R\0\0\0\x08\0\0\0\x07", "").await.unwrap_err().contains("does not know"));
+        // Who cannot prove to know the password, too, is not the server.
+        let liar = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"[..], b"R\0\0\0\x08\0\0\0\0"].concat();
+        assert!(log_in(&liar, "x").await.is_err());
+    }
+}
