@@ -109,7 +109,8 @@ pub enum Verb {
     #[command(
         alias = "backup-push",
         after_help = "Examples:\n  sudo -u postgres pgark basebackup\n  \
-            pgark basebackup --label 'before the upgrade' --keep --jobs 4\n  pgark basebackup --rate 50MiB --checkpoint spread\n\n\
+            pgark basebackup --label 'before the upgrade' --keep --jobs 4\n  pgark basebackup --rate 50MiB --checkpoint spread\n  \
+            pgark basebackup --remote --conninfo 'host=db1 user=backup'\n\n\
             Exits 0 when all files and all WAL that they need are in the repository; 1 when they are, but pages with \
             wrong checksums were found; 2 to 99 when there is no backup (docs/exit-codes.md)."
     )]
@@ -198,6 +199,9 @@ pub struct WalFetchArgs {
 /// `basebackup`
 #[derive(Debug, Args)]
 pub struct BasebackupArgs {
+    /// Over the replication protocol: no access to the files, and none to the host is needed
+    #[arg(long)]
+    pub remote: bool,
     /// Words to find it by
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub label: String,

@@ -9,7 +9,7 @@ use super::restore_args::{ArchiveModeArg, RestoreArgs, TargetActionArg, TargetAr
 use super::run::{block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, restore_command, settings};
-use crate::command::basebackup::{self, BackupReport, Basebackup};
+use crate::command::basebackup::{self, BackupReport, Basebackup, Source};
 use crate::command::progress::Progress;
 use crate::command::restore::{self, Restore, RestoreReport};
 use crate::command::restore_files::Fetching;
@@ -25,10 +25,7 @@ const ARCHIVE_WAIT: Duration = Duration::from_secs(60);
 pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> Result<u8, Failure> {
     let wanted = Basebackup {
         repository: settings::repository(sources)?,
-        pgdata: settings::pgdata(sources).ok_or_else(|| {
-            Failure::new(FailureKind::Usage, "no data directory is set")
-                .with_hint("give `--pgdata`, or set `pgdata` under `[cluster]`")
-        })?,
+        source: source(args, sources)?,
         conninfo: settings::conninfo(sources)?,
         label: args.label.clone(),
         jobs: settings::integer(sources, "backup.jobs")?,
@@ -53,7 +50,20 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
     for path in &report.passed_over {
         tracing::warn!("`{path}` is no file and no directory: the backup does not have it");
     }
-    Ok(if report.bad_pages.is_empty() { exit::SUCCESS } else { exit::DAMAGED_PAGES })
+    for warning in &report.warnings {
+        tracing::warn!("PostgreSQL: {warning}");
+    }
+    Ok(if report.damaged { exit::DAMAGED_PAGES } else { exit::SUCCESS })
+}
+
+fn source(args: &BasebackupArgs, sources: &Sources) -> Result<Source, Failure> {
+    if args.remote {
+        return Ok(Source::Server);
+    }
+    settings::pgdata(sources).map(Source::DataDirectory).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, "no data directory is set")
+            .with_hint("give `--pgdata`, or set `pgdata` under `[cluster]`; `--remote` needs none")
+    })
 }
 
 fn rate(text: &str) -> Result<u64, Failure> {

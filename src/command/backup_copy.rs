@@ -44,7 +44,7 @@ pub(super) async fn copy(
     settings: &Basebackup,
     repository: &Repository,
     begun: &Begun,
-    data_dir: &DataDir,
+    (data_dir, pages): (&DataDir, Option<Pages>),
     snapshot: Snapshot,
     progress: &Arc<Progress>,
 ) -> Result<Copied, Failure> {
@@ -52,12 +52,6 @@ pub(super) async fn copy(
     files.retain(|file| file.path.as_bytes() != CONTROL_FILE.as_bytes());
     progress.expect(files.iter().map(|file| file.size).sum());
     let plans = plan_parts(&files.iter().map(|file| file.size).collect::<Vec<u64>>());
-    let details = begun.details;
-    let pages = details.page_checksums.then_some(Pages {
-        page_size: details.block_size as usize,
-        relseg_size: details.relation_segment_blocks,
-        start: begun.started.lsn,
-    });
     let root = data_dir.path().to_owned();
     let packing = Packing::new(root, files, settings.level, pages, Pace::new(settings.rate), Arc::clone(progress));
     let packing = Arc::new(packing);
@@ -106,7 +100,8 @@ async fn pack(
     .await
 }
 
-async fn store(
+/// Stores a part for the manifest.
+pub(super) async fn store(
     settings: &Basebackup,
     repository: &Repository,
     begun: &Begun,

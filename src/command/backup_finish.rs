@@ -5,31 +5,21 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::backup_copy::{Copied, put};
-use super::basebackup::{Basebackup, Begun};
+use super::basebackup::{Basebackup, Begun, Ended};
 use super::failure::{Failure, FailureKind};
+use super::server_manifest::check_against;
 use crate::disk::snapshot::FoundFile;
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_manifest::{FileChecksum, ManifestFile, ManifestWriter, WalRange};
 use crate::postgres::{BackupPath, TimelineId};
 use crate::repo::Repository;
 use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, Manifest};
-use crate::server::backup_session::Stopped;
 use crate::stream::{PackedExtent, PartWriter, Sha256, tar_header};
 
-/// What the end of a backup brings.
-pub struct Closing<'a> {
-    /// What the server said.
-    pub stopped: &'a Stopped,
-    /// The backup's timeline.
-    pub timeline: TimelineId,
-    /// pg_control, as it was before the stop.
-    pub control: Vec<u8>,
-}
-
 /// A file with what the manifests say of it.
-struct Summed {
-    entry: FileEntry,
-    crc32c: u32,
+pub(super) struct Summed {
+    pub(super) entry: FileEntry,
+    pub(super) crc32c: u32,
 }
 
 /// Files that hold no secrets but are PostgreSQL's alone.
@@ -41,7 +31,7 @@ pub(super) async fn close(
     repository: &Repository,
     begun: &Begun,
     copied: Copied,
-    closing: &Closing<'_>,
+    ended: &Ended<'_>,
     manifest: &mut Manifest,
 ) -> Result<(), Failure> {
     let local = |e: std::io::Error| Failure::new(FailureKind::LocalIo, e.to_string());
@@ -51,16 +41,26 @@ pub(super) async fn close(
     manifest.parts = parts.iter().map(|part| part.entry).collect();
     let mut summed = sum_up(&files, parts.into_iter().flat_map(|part| part.pieces), &mut manifest.bad_pages);
 
-    let modified = closing.stopped.at.as_second();
+    let modified = ended.stopped.at.as_second();
     let number = manifest.parts.len() as u32 + 1;
     let mut last = LastPart { writer: PartWriter::new(settings.level, 0).map_err(local)?, number, modified };
-    last.add("backup_label", &closing.stopped.label, &mut summed)?;
-    let control = closing.control.as_slice();
-    let in_manifest = verifiable(begun, closing, &summed, control).map_err(local)?;
-    last.add("backup_manifest", &in_manifest, &mut summed)?;
+    last.add("backup_label", &ended.stopped.label, &mut summed)?;
+    let control = ended.control.as_slice();
+    let made;
+    let in_manifest = match &ended.server_manifest {
+        None => {
+            made = verifiable(begun, ended, manifest.summary.timeline, &summed).map_err(local)?;
+            &made
+        }
+        Some(theirs) => {
+            check_against(theirs, begun, ended, &summed)?;
+            theirs
+        }
+    };
+    last.add("backup_manifest", in_manifest, &mut summed)?;
     // A restore makes the links itself. Who unpacks by hand needs it, and pg_verifybackup knows nothing of it.
-    if !closing.stopped.tablespace_map.is_empty() {
-        last.add("tablespace_map", &closing.stopped.tablespace_map, &mut summed)?;
+    if !ended.stopped.tablespace_map.is_empty() {
+        last.add("tablespace_map", &ended.stopped.tablespace_map, &mut summed)?;
     }
     last.add(CONTROL_FILE, control, &mut summed)?;
     last.writer.between(&tar_header::END).map_err(local)?;
@@ -111,11 +111,11 @@ fn extent(part: u32, packed: PackedExtent) -> Extent {
 /// What `pg_verifybackup` reads. It lists all files but itself and `tablespace_map`.
 fn verifiable(
     begun: &Begun,
-    closing: &Closing<'_>,
+    ended: &Ended<'_>,
+    timeline: TimelineId,
     summed: &BTreeMap<BackupPath, Summed>,
-    control: &[u8],
 ) -> std::io::Result<Vec<u8>> {
-    let mut writer = ManifestWriter::begin(Vec::new(), begun.facts.ident)?;
+    let mut writer = ManifestWriter::begin(Vec::new(), begun.ident)?;
     let mut file = |path: &std::path::Path, size: u64, modified: i64, crc: u32| {
         let modified = Timestamp::from_second(modified).unwrap_or(Timestamp::UNIX_EPOCH);
         writer.file(&ManifestFile { path: path.to_owned(), size, modified, checksum: FileChecksum::Crc32c(crc) })
@@ -123,10 +123,10 @@ fn verifiable(
     for Summed { entry, crc32c } in summed.values() {
         file(entry.file.as_path(), entry.size, entry.modified, *crc32c)?;
     }
-    let modified = closing.stopped.at.as_second();
-    file(CONTROL_FILE.as_ref(), control.len() as u64, modified, crc32c::crc32c(control))?;
-    let (start, end) = (begun.started.lsn, closing.stopped.lsn);
-    writer.finish(&[WalRange { timeline: closing.timeline, start, end }])
+    let modified = ended.stopped.at.as_second();
+    file(CONTROL_FILE.as_ref(), ended.control.len() as u64, modified, crc32c::crc32c(&ended.control))?;
+    let (start, end) = (begun.started.lsn, ended.stopped.lsn);
+    writer.finish(&[WalRange { timeline, start, end }])
 }
 
 struct LastPart {

@@ -36,29 +36,55 @@ pub const PART: u64 = 24 << 20;
 /// Files in a part: an object of tiny files shall not become a very long list.
 const MOST_FILES: usize = 8192;
 
+/// Fills parts one after the other.
+#[derive(Debug)]
+pub struct PartFiller {
+    number: u32,
+    pieces: usize,
+    room: u64,
+}
+
+impl Default for PartFiller {
+    /// At the beginning of the first part.
+    fn default() -> Self {
+        PartFiller { number: 1, pieces: 0, room: PART }
+    }
+}
+
+impl PartFiller {
+    /// The number of the part that so many more bytes, [`PART`] at most, go into.
+    pub fn place(&mut self, bytes: u64) -> u32 {
+        if self.pieces > 0 && (bytes > self.room || self.pieces >= MOST_FILES) {
+            *self = PartFiller { number: self.number + 1, pieces: 0, room: PART };
+        }
+        self.pieces += 1;
+        self.room = self.room.saturating_sub(bytes);
+        self.number
+    }
+}
+
+/// Where a file of this size is cut: the first byte of each piece, and the one behind its last. An empty file is one piece.
+pub fn cuts(size: u64) -> impl ExactSizeIterator<Item = (u64, u64)> {
+    let pieces = u32::try_from(size.div_ceil(PART)).unwrap_or(u32::MAX).max(1);
+    (0..pieces).map(move |piece| {
+        let from = u64::from(piece) * PART;
+        (from, size.min(from + PART))
+    })
+}
+
 /// Spreads files of these sizes, in their order. There is at least one part.
 pub fn plan_parts(sizes: &[u64]) -> Vec<PartPlan> {
     let mut parts = vec![PartPlan { number: 1, pieces: Vec::new() }];
-    let mut room = PART;
+    let mut filler = PartFiller::default();
     for (file, size) in sizes.iter().copied().enumerate() {
-        let of = u32::try_from(size.div_ceil(PART)).unwrap_or(u32::MAX).max(1);
-        let mut from = 0;
-        loop {
-            let to = size.min(from + PART);
-            let full = parts
-                .last()
-                .is_some_and(|part| !part.pieces.is_empty() && (to - from > room || part.pieces.len() >= MOST_FILES));
-            if full {
-                parts.push(PartPlan { number: parts.len() as u32 + 1, pieces: Vec::new() });
-                room = PART;
+        let of = cuts(size).len() as u32;
+        for (from, to) in cuts(size) {
+            let number = filler.place(to - from);
+            if parts.len() < number as usize {
+                parts.push(PartPlan { number, pieces: Vec::new() });
             }
             if let Some(part) = parts.last_mut() {
                 part.pieces.push(Piece { file, from, to, of });
-            }
-            room -= to - from;
-            from = to;
-            if from == size {
-                break;
             }
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod archive_command;
 pub mod backfill;
+mod backup_archiving;
 pub mod backup_copy;
 pub mod backup_finish;
 pub mod backup_parts;
@@ -22,10 +23,16 @@ pub mod failure;
 pub mod init;
 pub mod keep;
 pub mod list;
+mod local_backup;
 pub mod pace;
 pub mod progress;
+mod remote_backup;
+mod remote_copy;
+mod remote_files;
+mod remote_parts;
 pub mod restore;
 pub mod restore_files;
+mod server_manifest;
 pub mod show;
 pub mod status;
 pub mod store_clock;

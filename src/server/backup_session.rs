@@ -126,6 +126,16 @@ impl BackupSession {
         })
     }
 
+    /// The server's clock.
+    pub async fn clock(&self) -> Result<Timestamp, ServerError> {
+        moment(&self.ask("select extract(epoch from clock_timestamp())::float8", &[], PATIENCE).await?, 0)
+    }
+
+    /// Whether [`BackupSession::switch_wal`] is allowed.
+    pub async fn may_switch_wal(&self) -> Result<bool, ServerError> {
+        get(&self.ask("select has_function_privilege('pg_switch_wal()', 'execute')", &[], PATIENCE).await?, 0)
+    }
+
     /// Writes a little WAL and ends the segment; the name of the segment that is archived now.
     pub async fn switch_wal(&self) -> Result<crate::postgres::WalName, ServerError> {
         self.session.switch_wal().await

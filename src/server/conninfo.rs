@@ -186,7 +186,9 @@ impl ConnectionString {
             let is_default = SOCKETS.contains(&server.host.as_str());
             let host = if is_default { "localhost" } else { server.host.as_str() };
             let port = server.port.to_string();
-            server.password = surroundings::password(around, &file, [host, &port, database, user]);
+            // Lines for the database `replication` count, too: libpq's users have them for backups.
+            let for_database = |database| surroundings::password(around, &file, [host, &port, database, user]);
+            server.password = for_database(database).or_else(|| for_database("replication"));
         }
     }
 
@@ -303,6 +305,9 @@ mod tests {
         let resolved = resolve("service=prod port=6001", &around).unwrap();
         assert_eq!(resolved.describe(), "host `db1`, port 6001, database `me`, user `me`");
         assert_eq!(resolved.servers[0].password.as_deref(), Some("a:b:c"));
+        around.files.insert("/pgpass", ("*:*:other:*:no\n*:*:replication:backup:yes\n", 0o600));
+        let resolved = resolve("service=prod user=backup", &around).unwrap();
+        assert_eq!(resolved.servers[0].password.as_deref(), Some("yes"));
         assert!(resolve("service=none", &around).is_err());
         around.files.insert("/services", ("[prod]\nhots=db1\n", 0o644));
         assert!(resolve("service=prod", &around).is_err());

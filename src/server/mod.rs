@@ -1,15 +1,21 @@
 //! The live PostgreSQL: how to reach it, and what it says. Knows no stores.
 
 pub mod backup_session;
+pub mod base_backup;
 pub mod connection_string;
 pub mod conninfo;
+mod dial;
 pub mod parameters;
+pub mod replication;
 pub mod session;
 pub mod surroundings;
 pub mod tls;
+mod wire;
 
 pub use backup_session::BackupSession;
+pub use base_backup::BaseBackup;
 pub use connection_string::ConnectionString;
 pub use conninfo::Conninfo;
+pub use replication::Replication;
 pub use session::{ServerError, Session};
 pub use surroundings::Surroundings;

@@ -32,6 +32,7 @@ mod races;
 mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
+mod remote_backups;
 mod requests;
 mod restore_faults;
 mod restore_kills;

@@ -1,0 +1,126 @@
+//! A backup of the data directory on this host: the server's functions say where it starts and stops, the files are read
+//! here.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Circumstances;
+use super::backup_archiving::prove_archiving;
+use super::backup_copy::copy;
+use super::backup_parts::Pages;
+use super::basebackup::{BackupReport, Basebackup, Begun, Ended, blocking, conclude, name_and_label};
+use super::failure::{Failure, FailureKind};
+use super::progress::{Phase, Progress};
+use crate::disk::data_dir::ClusterFacts;
+use crate::disk::{DataDir, Snapshot};
+use crate::postgres::PgMajor;
+use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
+use crate::postgres::control_details::ControlDetails;
+use crate::repo::manifest::Tablespace;
+use crate::server::BackupSession;
+use crate::server::backup_session::ServerAtBackup;
+
+/// Takes the backup.
+pub(super) async fn take(
+    settings: &Basebackup,
+    pgdata: &Path,
+    circumstances: &Circumstances,
+    progress: &Arc<Progress>,
+) -> Result<BackupReport, Failure> {
+    let data_dir = find_data_dir(pgdata)?;
+    let repository = settings.repository.open().await?;
+    let session = BackupSession::connect(&settings.conninfo).await?;
+    let server = session.server().await?;
+    let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    check_same_server(&server, &data_dir, facts)?;
+    let generation = prove_archiving(settings.archive_wait, &session, &server, &repository, facts.ident).await?;
+
+    progress.enter(Phase::Checkpoint);
+    let (id, label) = name_and_label(settings, circumstances);
+    let started = session.start(&label, settings.fast).await?;
+    let details = read_details(&data_dir)?;
+    let begun = Begun { id, label, generation, ident: facts.ident, started };
+    tracing::info!("backup `{id}` started at {}", started.lsn);
+
+    progress.enter(Phase::Copying);
+    let rules = BackupFiles::new(facts.ident.major, details.catalog_version);
+    let root = data_dir.path().to_owned();
+    let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
+    let tablespaces = tablespaces(&snapshot)?;
+    let passed_over = snapshot.passed_over.iter().map(|path| path.display().to_string()).collect();
+    let pages = details.page_checksums.then_some(Pages {
+        page_size: details.block_size as usize,
+        relseg_size: details.relation_segment_blocks,
+        start: started.lsn,
+    });
+    let copied = tokio::select! {
+        copied = copy(settings, &repository, &begun, (&data_dir, pages), snapshot, progress) => copied?,
+        lost = watch(&session) => return Err(lost),
+    };
+
+    // What the server says at the stop belongs to the backup, and pg_control, read before it, comes last.
+    let control = data_dir.control_file_bytes().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    let stopped = session.stop().await.map_err(|e| Failure::from(e).context("the backup could not be stopped"))?;
+    let ended = Ended { session: Some(&session), stopped, control, tablespaces, server_manifest: None };
+    let report = conclude(settings, circumstances, &repository, begun, copied, ended, progress).await?;
+    Ok(BackupReport { passed_over, ..report })
+}
+
+fn find_data_dir(pgdata: &Path) -> Result<DataDir, Failure> {
+    let found = DataDir::at(pgdata.to_owned());
+    let found = found.map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    found.ok_or_else(|| {
+        let message = format!("`{}` is not a data directory", pgdata.display());
+        Failure::new(FailureKind::Usage, message).with_hint("give `--pgdata`, or set `pgdata` under `[cluster]`")
+    })
+}
+
+fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
+    let local = |why: String| Failure::new(FailureKind::LocalIo, why);
+    let bytes = data_dir.control_file_bytes().map_err(|e| local(e.to_string()))?;
+    ControlDetails::parse(&bytes).map_err(|e| local(format!("{CONTROL_FILE}: {e}")))
+}
+
+/// Seconds between the two moments at the start of a server that its file and its SQL tell.
+const START_UP: u64 = 10;
+
+/// A copy of files of one server with the label of another would be worthless.
+fn check_same_server(server: &ServerAtBackup, data_dir: &DataDir, facts: ClusterFacts) -> Result<(), Failure> {
+    let major = PgMajor::try_from(server.version / 10_000).ok();
+    let same = server.system_id == facts.ident.system_id
+        && major == Some(facts.ident.major)
+        && data_dir.postmaster_start().is_some_and(|start| start.abs_diff(server.postmaster_start) <= START_UP);
+    if same {
+        return Ok(());
+    }
+    let message =
+        format!("the server that answers does not run in `{}`: it has {}", data_dir.path().display(), server.system_id);
+    Err(Failure::new(FailureKind::Usage, message)
+        .with_hint("`--pgdata` and `--conninfo` must mean the same server, on this host"))
+}
+
+/// Ends when the session does: then the copy is worthless.
+async fn watch(session: &BackupSession) -> Failure {
+    const PULSE: Duration = Duration::from_secs(5);
+    loop {
+        sleep(PULSE).await;
+        if let Err(error) = session.is_alive().await {
+            return Failure::from(error).context("the session of the backup was lost");
+        }
+    }
+}
+
+fn tablespaces(snapshot: &Snapshot) -> Result<Vec<Tablespace>, Failure> {
+    let links = snapshot.tablespaces.iter().filter_map(|found| Some((found.oid, found.location.as_ref()?)));
+    let each = links.map(|(oid, location)| match location.to_str() {
+        Some(location) => Ok(Tablespace { oid, location: location.to_owned() }),
+        None => {
+            let message = format!("the location of tablespace {oid} is not UTF-8: `{}`", location.display());
+            Err(Failure::new(FailureKind::BadInput, message))
+        }
+    });
+    each.collect()
+}

@@ -1,0 +1,190 @@
+//! A replication connection: the commands of a walsender that are answered at once.
+//!
+//! `base_backup` has the one that is answered with a cluster. Source: "Streaming Replication Protocol" in PostgreSQL's
+//! documentation.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+
+use super::conninfo::Conninfo;
+use super::dial::dial;
+use super::session::ServerError;
+use super::wire::{Wire, refused};
+use crate::postgres::{ClusterIdent, Lsn, Malformed, PgMajor, SegmentSize, SystemId, TimelineId};
+
+/// A connection to a walsender; it ends when this is dropped.
+pub struct Replication {
+    pub(super) wire: Wire,
+    settings: BTreeMap<String, String>,
+}
+
+/// `IDENTIFY_SYSTEM`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// The system identifier.
+    pub system_id: SystemId,
+    /// The timeline that the server is on.
+    pub timeline: TimelineId,
+    /// How far its WAL is on disk.
+    pub flushed: Lsn,
+}
+
+/// What a backup needs to know of a server before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerShape {
+    /// The cluster.
+    pub ident: ClusterIdent,
+    /// Whether the server is a standby.
+    pub in_recovery: bool,
+    /// Whether it archives: `archive_mode` is `always`, or `on` outside of recovery.
+    pub archives: bool,
+    /// Of its WAL.
+    pub segment_size: SegmentSize,
+    /// Whether its pages have checksums.
+    pub page_checksums: bool,
+    /// Bytes in a page.
+    pub page_size: u32,
+    /// Pages in a file of a relation.
+    pub relation_segment_blocks: u32,
+}
+
+/// For questions that are answered at once.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Replication {
+    /// Connects and logs in.
+    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
+        let failed = |why: String| {
+            ServerError(format!("cannot connect to PostgreSQL for replication ({}): {why}", conninfo.describe()))
+        };
+        let (socket, server) = dial(conninfo).await.map_err(failed)?;
+        let mut wire = Wire::new(socket);
+        let name = conninfo.application_name.as_deref().unwrap_or("pgark");
+        // A connection that waits for an archiver is not idle.
+        let options = format!("{} -c idle_session_timeout=0", conninfo.options.as_deref().unwrap_or_default());
+        let parameters = [("replication", "true"), ("application_name", name), ("options", options.trim_start())];
+        let settings = wire.log_in(&conninfo.user, server.password.as_deref(), &parameters).await;
+        let settings = settings.map_err(|e| failed(e.0))?;
+        Ok(Replication { wire, settings })
+    }
+
+    /// Asks who the server is.
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity, ServerError> {
+        let row = self.one_row("IDENTIFY_SYSTEM").await?;
+        let odd =
+            || ServerError("PostgreSQL's answer to IDENTIFY_SYSTEM has another form than was expected".to_owned());
+        let text = |at: usize| row.get(at).and_then(Option::as_deref).and_then(as_text).ok_or_else(odd);
+        Ok(SystemIdentity {
+            system_id: text(0)?.to_owned().try_into().map_err(|e: Malformed| ServerError(e.to_string()))?,
+            timeline: text(1)?.parse().ok().and_then(TimelineId::new).ok_or_else(odd)?,
+            flushed: text(2)?.parse().map_err(|e: Malformed| ServerError(e.to_string()))?,
+        })
+    }
+
+    /// A setting's value, as `SHOW` gives it.
+    pub async fn show(&mut self, setting: &str) -> Result<String, ServerError> {
+        let row = self.one_row(&format!("SHOW {setting}")).await?;
+        let value = row.into_iter().next().flatten();
+        let value = value.as_deref().and_then(as_text).map(str::to_owned);
+        value.ok_or_else(|| ServerError(format!("PostgreSQL shows no value for `{setting}`")))
+    }
+
+    /// Asks for everything that a backup needs to know.
+    pub async fn shape(&mut self) -> Result<ServerShape, ServerError> {
+        let malformed = |e: Malformed| ServerError(e.to_string());
+        let system_id = self.identify_system().await?.system_id;
+        let version: u32 = self.number("server_version_num").await?;
+        let major = PgMajor::try_from(version / 10_000).map_err(malformed)?;
+        // Reported at the login from PostgreSQL 14 on.
+        let in_recovery = self.settings.get("in_hot_standby").is_some_and(|value| value == "on");
+        let archive_mode = self.show("archive_mode").await?;
+        let page_size: u32 = self.number("block_size").await?;
+        let relation_segment = self.size("segment_size").await?;
+        Ok(ServerShape {
+            ident: ClusterIdent { system_id, major },
+            in_recovery,
+            archives: archive_mode == "always" || (archive_mode == "on" && !in_recovery),
+            segment_size: SegmentSize::new(self.size("wal_segment_size").await?).map_err(malformed)?,
+            page_checksums: self.show("data_checksums").await? == "on",
+            page_size,
+            relation_segment_blocks: u32::try_from(relation_segment / u64::from(page_size.max(1))).unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn number(&mut self, setting: &str) -> Result<u32, ServerError> {
+        let text = self.show(setting).await?;
+        text.parse().map_err(|_| ServerError(format!("PostgreSQL shows `{text}` for `{setting}`, which is no number")))
+    }
+
+    async fn size(&mut self, setting: &str) -> Result<u64, ServerError> {
+        let text = self.show(setting).await?;
+        parse_size(&text)
+            .ok_or_else(|| ServerError(format!("PostgreSQL shows `{text}` for `{setting}`, which is no size")))
+    }
+
+    async fn one_row(&mut self, command: &str) -> Result<Vec<Option<Bytes>>, ServerError> {
+        self.wire.send(|out| frontend::query(command, out)).await?;
+        let mut first = None;
+        let mut outcome = Ok(());
+        loop {
+            match self.wire.next(PATIENCE).await? {
+                Message::DataRow(body) => first = first.or(Some(columns(&body)?)),
+                Message::ReadyForQuery(_) => break,
+                Message::RowDescription(_)
+                | Message::CommandComplete(_)
+                | Message::NoticeResponse(_)
+                | Message::ParameterStatus(_) => {}
+                // The connection can be used again when the server says so.
+                Message::ErrorResponse(body) => outcome = Err(refused(Message::ErrorResponse(body))),
+                other => return Err(refused(other)),
+            }
+        }
+        outcome?;
+        first.ok_or_else(|| ServerError(format!("PostgreSQL gave no answer to `{command}`")))
+    }
+}
+
+/// The columns of a row, `None` for nulls.
+pub(super) fn columns(row: &DataRowBody) -> Result<Vec<Option<Bytes>>, ServerError> {
+    let cut = |range: Option<std::ops::Range<usize>>| Ok(range.map(|range| row.buffer_bytes().slice(range)));
+    row.ranges().map(cut).collect().map_err(|e| ServerError(e.to_string()))
+}
+
+pub(super) fn as_text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+/// `16MB` and its like, as `SHOW` writes settings that have a unit. Source: `convert_int_from_base_unit` in
+/// `utils/misc/guc.c`.
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let unit: u64 = match &text[digits..] {
+        "" | "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        "TB" => 1 << 40,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("8192"), Some(8192));
+        assert_eq!(parse_size("16MB"), Some(16 << 20));
+        assert_eq!(parse_size("1GB"), Some(1 << 30));
+        for bad in ["", "MB", "1 GB", "-1", "1XB", "99999999999TB"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+}

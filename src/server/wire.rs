@@ -1,0 +1,264 @@
+//! PostgreSQL's messages over a socket: framing, deadlines, the login.
+//!
+//! Source: "Frontend/Backend Protocol" in PostgreSQL's documentation. The messages themselves are `postgres-protocol`'s.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::{COPY_OUT_RESPONSE_TAG, ErrorFields, Header, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::dial::Socket;
+use super::session::ServerError;
+
+/// A connection on which messages go back and forth.
+pub(super) struct Wire {
+    socket: Box<dyn Socket>,
+    inbox: BytesMut,
+}
+
+/// What the server says when it complains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// The five characters of `errcodes.txt`.
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// `CopyBothResponse`, which `postgres-protocol` does not know.
+const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
+/// No message of a walsender comes near.
+const LONGEST_MESSAGE: usize = 64 << 20;
+const ROOM: usize = 256 << 10;
+/// For each step of the login, and for sending.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Wire {
+    pub(super) fn new(socket: Box<dyn Socket>) -> Self {
+        Wire { socket, inbox: BytesMut::with_capacity(ROOM) }
+    }
+
+    /// Sends what `write` puts together.
+    pub(super) async fn send(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+    ) -> Result<(), ServerError> {
+        let mut message = BytesMut::new();
+        write(&mut message).map_err(|e| ServerError(e.to_string()))?;
+        match timeout(PATIENCE, self.socket.write_all(&message)).await {
+            Ok(sent) => sent.map_err(|e| lost(&e)),
+            Err(_) => Err(silent(PATIENCE)),
+        }
+    }
+
+    /// The next message, if it begins to arrive within `patience` and goes on doing so. A `CopyBothResponse` is
+    /// given as the `CopyOutResponse` that it equals but for its tag.
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<Message, ServerError> {
+        loop {
+            let malformed = |e: io::Error| ServerError(format!("PostgreSQL sent what is not its protocol: {e}"));
+            if let Some(header) = Header::parse(&self.inbox).map_err(malformed)? {
+                let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
+                if length > LONGEST_MESSAGE {
+                    return Err(malformed(io::Error::other(format!("a message of {length} bytes"))));
+                }
+                if header.tag() == COPY_BOTH_RESPONSE_TAG {
+                    self.inbox[0] = COPY_OUT_RESPONSE_TAG;
+                }
+                if let Some(message) = Message::parse(&mut self.inbox).map_err(malformed)? {
+                    return Ok(message);
+                }
+            }
+            self.inbox.reserve(ROOM);
+            let mut room = (&mut self.inbox).limit(ROOM);
+            match timeout(patience, self.socket.read_buf(&mut room)).await {
+                Ok(Ok(0)) => return Err(ServerError("PostgreSQL closed the connection".to_owned())),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(lost(&error)),
+                Err(_) => return Err(silent(patience)),
+            }
+        }
+    }
+
+    /// Logs in with these parameters besides the user; what the server then says of its settings.
+    pub(super) async fn log_in(
+        &mut self,
+        user: &str,
+        password: Option<&str>,
+        parameters: &[(&str, &str)],
+    ) -> Result<BTreeMap<String, String>, ServerError> {
+        let all = [("user", user)].into_iter().chain(parameters.iter().copied());
+        self.send(|out| frontend::startup_message(all, out)).await?;
+        self.authenticate(user, password).await?;
+        let mut settings = BTreeMap::new();
+        loop {
+            match self.next(PATIENCE).await? {
+                Message::ParameterStatus(status) => {
+                    let text = |of: io::Result<&str>| of.map(str::to_owned).map_err(|e| ServerError(e.to_string()));
+                    settings.insert(text(status.name())?, text(status.value())?);
+                }
+                Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
+                Message::ReadyForQuery(_) => return Ok(settings),
+                other => return Err(refused(other)),
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, user: &str, password: Option<&str>) -> Result<(), ServerError> {
+        let password =
+            || password.ok_or_else(|| ServerError("the server wants a password, and none is set".to_owned()));
+        match self.next(PATIENCE).await? {
+            Message::AuthenticationOk => return Ok(()),
+            Message::AuthenticationCleartextPassword => {
+                let password = password()?;
+                self.send(|out| frontend::password_message(password.as_bytes(), out)).await?;
+            }
+            Message::AuthenticationMd5Password(body) => {
+                let answer = md5_hash(user.as_bytes(), password()?.as_bytes(), body.salt());
+                self.send(|out| frontend::password_message(answer.as_bytes(), out)).await?;
+            }
+            Message::AuthenticationSasl(body) => {
+                let mut mechanisms = body.mechanisms();
+                if !mechanisms.any(|each| Ok(each == SCRAM_SHA_256)).map_err(malformed)? {
+                    return Err(ServerError("the server offers no way to log in that pgark knows".to_owned()));
+                }
+                self.scram(password()?).await?;
+            }
+            other => return Err(refused(other)),
+        }
+        match self.next(PATIENCE).await? {
+            Message::AuthenticationOk => Ok(()),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// Without channel binding: the one who listens in is kept out by `sslmode=verify-full`.
+    async fn scram(&mut self, password: &str) -> Result<(), ServerError> {
+        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
+        match self.next(PATIENCE).await? {
+            Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(malformed)?,
+            other => return Err(refused(other)),
+        }
+        self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
+        match self.next(PATIENCE).await? {
+            Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(malformed),
+            other => Err(refused(other)),
+        }
+    }
+}
+
+/// Reads a complaint; also one that is not whole.
+pub(super) fn complaint(mut fields: ErrorFields<'_>) -> Complaint {
+    let mut complaint = Complaint::default();
+    while let Ok(Some(field)) = fields.next() {
+        let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
+            b'C' => complaint.code = text(),
+            b'M' => complaint.message = text(),
+            _ => {}
+        }
+    }
+    complaint
+}
+
+/// What a message means that is no answer to what was asked.
+pub(super) fn refused(message: Message) -> ServerError {
+    match message {
+        Message::ErrorResponse(body) => ServerError(complaint(body.fields()).message),
+        Message::AuthenticationGss | Message::AuthenticationSspi | Message::AuthenticationKerberosV5 => {
+            ServerError("the server wants a way to log in that pgark does not know".to_owned())
+        }
+        _ => ServerError("PostgreSQL sent a message that does not belong there".to_owned()),
+    }
+}
+
+fn malformed(error: io::Error) -> ServerError {
+    ServerError(format!("the login failed: {error}"))
+}
+
+fn lost(error: &io::Error) -> ServerError {
+    ServerError(format!("the connection to PostgreSQL was lost: {error}"))
+}
+
+fn silent(patience: Duration) -> ServerError {
+    ServerError(format!("PostgreSQL was silent for {} s", patience.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+
+    /// A server that says these bytes and then listens, or goes.
+    async fn said(bytes: &[u8], stays: bool) -> Wire {
+        let (ours, mut theirs) = duplex(1 << 20);
+        theirs.write_all(bytes).await.unwrap();
+        tokio::spawn(async move {
+            let mut heard = Vec::new();
+            if stays {
+                theirs.read_to_end(&mut heard).await.ok();
+            }
+        });
+        Wire::new(Box::new(ours))
+    }
+
+    const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+
+    async fn log_in(bytes: &[u8], password: &str) -> Result<BTreeMap<String, String>, String> {
+        let password = Some(password).filter(|password| !password.is_empty());
+        said(bytes, true).await.log_in("me", password, &[("replication", "true")]).await.map_err(|e| e.0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_given_up() {
+        let error = said(b"", true).await.next(Duration::from_secs(60)).await.err().unwrap();
+        assert_eq!(error.0, "PostgreSQL was silent for 60 s");
+        // The beginning of a message is none.
+        let error = said(b"Z\0\0", true).await.next(Duration::from_secs(60)).await.err().unwrap();
+        assert_eq!(error.0, "PostgreSQL was silent for 60 s");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_protocol_is_refused() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"", "closed the connection"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not its protocol"),
+            (b"d\x7f\xff\xff\xffx", "a message of"),
+            (b"d\0\0\0\x01", "not its protocol"),
+        ];
+        for (bytes, words) in cases {
+            let error = said(bytes, false).await.next(Duration::from_secs(5)).await.err().unwrap();
+            assert!(error.0.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_in_both_directions_is_a_copy() {
+        let mut wire = said(b"W\0\0\0\x07\0\0\0d\0\0\0\x06ab", true).await;
+        assert!(matches!(wire.next(PATIENCE).await.unwrap(), Message::CopyOutResponse(_)));
+        let Message::CopyData(body) = wire.next(PATIENCE).await.unwrap() else { panic!("no data") };
+        assert_eq!(body.data(), b"ab");
+    }
+
+    #[tokio::test]
+    async fn the_login_ends_with_settings_or_a_reason() {
+        let settings = [AUTHENTICATED, b"S\0\0\0\x16in_hot_standby\0on\0", b"Z\0\0\0\x05I"].concat();
+        assert_eq!(log_in(&settings, "").await.unwrap()["in_hot_standby"], "on");
+        let cleartext = b"R\0\0\0\x08\0\0\0\x03";
+        let refusal = b"E\0\0\0\x1bSFATAL\0C28P01\0Mno way\0\0";
+        let refused = [&cleartext[..], &refusal[..]].concat();
+        assert_eq!(log_in(&refused, "x").await.unwrap_err(), "no way");
+        assert!(log_in(cleartext, "").await.unwrap_err().contains("wants a password"));
+        assert!(log_in(b"R\0\0\0\x08\0\0\0\x07", "").await.unwrap_err().contains("does not know"));
+        // Who cannot prove to know the password, too, is not the server.
+        let liar = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"[..], b"R\0\0\0\x08\0\0\0\0"].concat();
+        assert!(log_in(&liar, "x").await.is_err());
+    }
+}
