@@ -123,7 +123,7 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     };
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
-    let outcome = block_on_many(restore::run(wanted, plan, progress));
+    let outcome = block_on_many(restore::run(wanted, plan, &circumstances(), progress));
     drop(line);
     let report = outcome?;
     for warning in &report.warnings {

@@ -4,22 +4,27 @@
 //! its name last, so that PostgreSQL cannot start on half a restore.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::RepositorySettings;
 use super::basebackup::blocking;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
+use super::{Circumstances, RepositorySettings};
 use crate::disk::{RestoreDir, RestoreDirError};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
+use crate::repo::Repository;
+use crate::repo::lease::{Lease, VALID};
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::restore_plan::RestorePlan;
@@ -77,9 +82,22 @@ pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<
 }
 
 /// Carries a plan out.
-pub async fn run(restore: Restore, plan: RestorePlan, progress: Arc<Progress>) -> Result<RestoreReport, Failure> {
+pub async fn run(
+    restore: Restore,
+    plan: RestorePlan,
+    circumstances: &Circumstances,
+    progress: Arc<Progress>,
+) -> Result<RestoreReport, Failure> {
     let to = restore.to.clone();
-    bounded(carry_out(restore, plan, progress), None, None).await.map_err(|failure| {
+    let work = async {
+        let repository = restore.repository.open().await?;
+        hold(&repository, &plan, circumstances, circumstances.now).await;
+        tokio::select! {
+            done = carry_out(&restore, &repository, &plan, &progress) => done,
+            never = keep_holding(&repository, &plan, circumstances) => match never {},
+        }
+    };
+    bounded(work, None, None).await.map_err(|failure| {
         let failure = failure.context(format!("`{}` is not restored", to.display()));
         match failure.hint {
             Some(_) => failure,
@@ -88,9 +106,37 @@ pub async fn run(restore: Restore, plan: RestorePlan, progress: Arc<Progress>) -
     })
 }
 
-async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>) -> Result<RestoreReport, Failure> {
+/// Tells `expire` what this restore needs, and the recovery that follows. A role that may not write is no reason to stop a
+/// restore.
+async fn hold(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances, now: Timestamp) {
+    let (backup, writer) = (&plan.backup, &circumstances.writer);
+    let lease = Lease::new(backup.generation, backup.id, backup.start_lsn, None, writer.to_string());
+    if let Err(error) = repository.hold(&lease, now, writer.pid).await {
+        let id = backup.id;
+        tracing::warn!(
+            "`expire` cannot be told that `{id}` is in use: do not run it until the server has recovered ({error})"
+        );
+    }
+}
+
+/// Tells it again and again.
+async fn keep_holding(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances) -> Infallible {
+    const AGAIN: Duration = Duration::from_secs(VALID.as_secs() / 4);
+    let mut now = circumstances.now;
+    loop {
+        sleep(AGAIN).await;
+        now = now.saturating_add(AGAIN).unwrap_or(now);
+        hold(repository, plan, circumstances, now).await;
+    }
+}
+
+async fn carry_out(
+    restore: &Restore,
+    repository: &Repository,
+    plan: &RestorePlan,
+    progress: &Arc<Progress>,
+) -> Result<RestoreReport, Failure> {
     let begin = Instant::now();
-    let repository = restore.repository.open().await?;
     let (generation, id) = (plan.backup.generation, plan.backup.id);
     let manifest = repository.read_manifest(generation, id).await?;
     let gone =
@@ -98,10 +144,10 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     let manifest = Arc::new(manifest.ok_or_else(gone)?);
     check_complete(&manifest)?;
 
-    let locations = locations(&restore, &manifest)?;
-    let dir = claim(&restore, &manifest, &locations).await?;
+    let locations = locations(restore, &manifest)?;
+    let dir = claim(restore, &manifest, &locations).await?;
     progress.enter(Phase::Copying);
-    let present_before = fetch(&repository, &manifest, &dir, &restore.fetching, &progress).await?;
+    let present_before = fetch(repository, &manifest, &dir, &restore.fetching, progress).await?;
 
     progress.enter(Phase::Syncing);
     let warnings = warnings(&dir, &manifest)?;
@@ -116,7 +162,8 @@ async fn carry_out(restore: Restore, plan: RestorePlan, progress: Arc<Progress>)
     })
     .await?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(RestoreReport { schema: 1, backup: id, directory: restore.to, files, bytes, present_before, seconds, warnings })
+    let directory = restore.to.clone();
+    Ok(RestoreReport { schema: 1, backup: id, directory, files, bytes, present_before, seconds, warnings })
 }
 
 /// Without its label a copy would be recovered from the wrong point, and be corrupt without a word.

@@ -106,6 +106,9 @@ pub fn packed(first: &str, lines: impl Iterator<Item = String>) -> Vec<u8> {
     rest.finish().unwrap()
 }
 
+/// A name, the words of the refusal, and the change.
+pub type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Draft));
+
 /// A repository with one backup, and a place with canaries around the target.
 pub struct Stage {
     pub repository: Repository,
@@ -171,7 +174,7 @@ impl Stage {
         Draft::read(&self.right)
     }
 
-    pub fn play(&self, cases: &[(&str, &str, &dyn Fn(&mut Draft))]) {
+    pub fn play(&self, cases: &[Case<'_>]) {
         for (what, said, change) in cases {
             let mut draft = self.draft();
             change(&mut draft);
