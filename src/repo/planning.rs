@@ -60,3 +60,41 @@ impl Repository {
         Ok(why)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::postgres::{ClusterIdent, SystemId};
+    use crate::repo::manifest_entries::Manifest;
+    use crate::repo::restore_target::Target;
+    use crate::repo::sample::{at, id, lsn, summary};
+    use crate::repo::{BackupId, Writer};
+    use crate::storage::memory::MemoryStore;
+
+    #[test]
+    fn a_backup_of_another_generation_is_named_as_such() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let repository = Repository::new(Arc::new(MemoryStore::default()), "main".parse().unwrap());
+            let ident = |system_id| ClusterIdent { system_id: SystemId(system_id), major: 15.try_into().unwrap() };
+            let writer = Writer { host: "db1".into(), pid: 1, version: "0" };
+            repository.find_or_begin(ident(7), at(0), &writer).await.unwrap();
+            let summary = summary(id(60), 1, lsn(2, 10), lsn(3, 50), at(70));
+            let manifest = Manifest { summary, parts: vec![], directories: vec![], files: vec![], bad_pages: vec![] };
+            let mut manifest = manifest;
+            manifest.sum_up();
+            repository.put_manifest(&manifest).await.unwrap();
+            repository.open_generation(ident(8), at(80), &writer).await.unwrap();
+            let identities = repository.read_identities().await.unwrap();
+            let inventory = repository.take_inventory(identities.newest().unwrap()).await.unwrap();
+            let from = |backup: BackupId| Request { backup: Some(backup), ..Request::to(Target::Latest) };
+            let why = repository.plan_restore(&inventory, &from(id(60))).await.unwrap().unwrap_err();
+            let (generation, wanted) = (Generation(1), Generation(2));
+            assert_eq!(why, Unreachable::OtherGeneration { backup: id(60), generation, wanted });
+            let why = repository.plan_restore(&inventory, &from(id(61))).await.unwrap().unwrap_err();
+            assert_eq!(why, Unreachable::NoSuchBackup(id(61)));
+        });
+    }
+}

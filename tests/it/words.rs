@@ -42,6 +42,12 @@ fn help_of_check_and_init() {
 }
 
 #[test]
+fn help_of_list_show_and_status() {
+    let calls = [call(&["list", "-h"]), call(&["show", "-h"]), call(&["status", "-h"])];
+    insta::assert_snapshot!(calls.join("\n"));
+}
+
+#[test]
 fn no_repository() {
     insta::assert_snapshot!(call(&["wal-push", "000000010000000000000001"]));
 }
