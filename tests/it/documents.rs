@@ -4,16 +4,20 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use clap::Parser;
 use pgark::cli::args::Cli;
 
+use crate::backups::take_backup;
 use crate::ledger::{Expect, Ledger};
 use crate::pitr::{archiving, assert_clean};
-use crate::postgres::{Cluster, Installation, Recovery, RecoveryTarget, Scratch};
+use crate::postgres::{Account, Cluster, Installation, Recovery, RecoveryTarget, Scratch, verify_directory};
 use crate::program::Call;
 use crate::repository::Repository;
+
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -46,8 +50,7 @@ fn calls(text: &str) -> Vec<Vec<String>> {
     let joined = text.replace("\\\n", " ");
     let mut calls = Vec::new();
     for line in joined.lines().map(|line| line.split(" #").next().unwrap_or_default()) {
-        let words: Vec<String> =
-            line.split_whitespace().map(|word| word.trim_matches(['\'', '"', '`']).to_owned()).collect();
+        let words = words(line);
         let is_program = |word: &&String| *word == "pgark" || word.ends_with("/bin/pgark");
         let Some(at) = words.iter().position(|word| is_program(&word)) else { continue };
         // `install ... pgark`, `command -v pgark` and the like are no calls.
@@ -64,6 +67,26 @@ fn calls(text: &str) -> Vec<Vec<String>> {
         }
     }
     calls
+}
+
+/// The words of a line, as a shell splits them; of a quoted command its own.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut open: Option<char> = None;
+    for letter in line.chars() {
+        match (open, letter) {
+            (Some(quote), letter) if letter == quote => open = None,
+            (None, '\'' | '"' | '`') => open = Some(letter),
+            (None, letter) if letter.is_whitespace() => words.push(String::new()),
+            (_, letter) => words.last_mut().unwrap().push(letter),
+        }
+    }
+    let own = |word: &String| word.split_whitespace().next().is_some_and(|first| first.ends_with("pgark"));
+    let split = |word: String| match own(&word) {
+        true => word.split_whitespace().map(str::to_owned).collect(),
+        false => vec![word],
+    };
+    words.into_iter().filter(|word| !word.is_empty()).flat_map(split).collect()
 }
 
 #[test]
@@ -121,37 +144,83 @@ fn links_lead_somewhere() {
     }
 }
 
-/// The script of docs/restore-by-hand.md recovers a cluster without pgark.
+/// docs/restore-by-hand.md, carried out: its checks, its way to unpack a backup and its script bring a cluster back without pgark.
 #[test]
 fn the_restore_by_hand_restores() {
+    for with_tablespace in [false, true] {
+        restore_by_hand(with_tablespace);
+    }
+}
+
+fn restore_by_hand(with_tablespace: bool) {
     let page = root().join("docs/restore-by-hand.md");
-    let script = blocks(&page, "sh")
-        .into_iter()
-        .find_map(|block| {
-            let (_, rest) = block.split_once("sudo tee /usr/local/bin/fetch-wal <<'END'\n")?;
-            Some(rest.split_once("\nEND")?.0.to_owned())
-        })
-        .expect("the page has the script");
+    let place = Scratch::new("hand");
     let repository = Repository::local();
     let primary = archiving(&repository, Installation::preferred(), 1);
+    if with_tablespace {
+        let location = place.path().join("original");
+        fs::create_dir(&location).unwrap();
+        Account::of_servers().own(&location);
+        primary.execute(&format!("create tablespace fast location '{}'", location.display()));
+        primary.execute("create table beside tablespace fast as select generate_series(1, 1000) as i");
+    }
     let ledger = Ledger::create(&primary);
     ledger.write(10, 1000);
-    let backup = primary.base_backup();
+    let id = take_backup(&repository, &primary, &["--label", "by hand"]);
     ledger.write(30, 20_000);
-    primary.archive_everything(Duration::from_secs(60));
-    let place = Scratch::new("hand");
-    let program = place.path().join("fetch-wal");
-    assert!(script.contains("/srv/archive/"), "{script}");
+    primary.archive_everything(A_MINUTE);
+
+    // The page's places become those of this test.
+    let data = place.path().join("data");
+    let fast = place.path().join("fast");
     let archive = repository.url().trim_start_matches("file://").to_owned();
-    fs::write(&program, script.replace("/srv/archive", &archive)).unwrap();
+    let oid = primary.value("select coalesce(max(oid), 0) from pg_tablespace where spcname = 'fast'");
+    let here = |script: &str| {
+        let script = script.replace("20261122T231805Z-0a1b2c3d", &id).replace("/srv/archive", &archive);
+        let script = script.replace("/var/lib/postgresql/15/main", &data.display().to_string());
+        script.replace("/srv/fast", &fast.display().to_string()).replace("16389", &oid)
+    };
+    let block = |words: &[&str]| {
+        let fits = |block: &String| words.iter().all(|word| block.contains(word)) && !block.contains("s3://");
+        let mut found = blocks(&page, "sh").into_iter().filter(fits);
+        found.next().unwrap_or_else(|| panic!("the page has no block with {words:?}"))
+    };
+    let run = |script: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", &here(script)]);
+        let output = Account::of_servers().run(&mut bash).output().unwrap();
+        assert!(output.status.success(), "{}\n{}", here(script), String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    let checked = run(&block(&["sha256sum -c"]));
+    let parts = repository.keys().into_iter().filter(|key| key.contains(&format!("{id}/part/"))).count();
+    assert_eq!(checked.lines().filter(|line| line.ends_with(": OK")).count(), parts, "{checked}");
+    let unpack = if with_tablespace { block(&["--keep-directory-symlink"]) } else { block(&["tar x -C"]) };
+    run(heredoc(&unpack, "sudo -u postgres bash <<'END'\n"));
+    verify_directory(primary.installation(), &data).unwrap();
+
+    let program = place.path().join("fetch-wal");
+    let script = block(&["tee /usr/local/bin/fetch-wal "]);
+    fs::write(&program, here(heredoc(&script, "sudo tee /usr/local/bin/fetch-wal <<'END'\n"))).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let restored = Cluster::from_basebackup(&backup);
+    let restored = Cluster::builder().on_directory(&data);
     let command = format!("{} %f %p", program.display());
     restored.configure_recovery(&Recovery::new(command, RecoveryTarget::Latest));
     restored.start();
-    restored.wait_promoted(Duration::from_secs(60));
+    restored.wait_promoted(A_MINUTE);
     ledger.judge(&restored, &Expect::at_least(ledger.tip())).unwrap();
     assert_clean(&restored);
+    if with_tablespace {
+        assert_eq!(restored.value("select count(*) from beside"), "1000");
+        assert_eq!(restored.value(&format!("select pg_tablespace_location({oid})")), fast.display().to_string());
+    }
+}
+
+/// What a block gives to a program as a here-document.
+fn heredoc<'a>(block: &'a str, opening: &str) -> &'a str {
+    let (_, rest) = block.split_once(opening).unwrap_or_else(|| panic!("no {opening:?} in {block}"));
+    rest.split_once("\nEND").expect("the here-document ends").0
 }
 
 /// The lines of postgresql.conf.example are settings of PostgreSQL, and archive.
@@ -167,7 +236,7 @@ fn the_example_for_postgresql_conf_is_accepted() {
     }
     let cluster = builder.start();
     cluster.execute("create table t ()");
-    cluster.archive_everything(Duration::from_secs(60));
+    cluster.archive_everything(A_MINUTE);
     assert!(!repository.keys().is_empty());
 }
 
@@ -189,7 +258,7 @@ fn the_reader_in_the_format_reads_and_refuses() {
         change(&mut bytes);
         let object = place.path().join("object");
         fs::write(&object, bytes).unwrap();
-        let mut reading = std::process::Command::new(python);
+        let mut reading = Command::new(python);
         reading.arg(&script).arg(&object).arg(name).output().unwrap()
     };
     for (name, key) in
