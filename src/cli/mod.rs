@@ -2,6 +2,7 @@
 //!
 //! No logic lives here: a command that another program would want to call is in `command`.
 
+pub mod about_verbs;
 mod archive_command;
 pub mod args;
 pub mod backup_verbs;

@@ -8,11 +8,11 @@ use clap::{CommandFactory, FromArgMatches};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
-use super::args::{CheckArgs, Cli, ColorArg, ConfigVerb, Verb, WalFetchArgs, WalPushArgs};
+use super::args::{CheckArgs, Cli, ColorArg, Verb, WalFetchArgs, WalPushArgs};
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{backup_verbs, expire_verbs, init, look_verbs, output, settings, values, verify_verb};
+use super::{about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, settings, values, verify_verb};
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
 use crate::command::check::{self, Check};
@@ -175,9 +175,9 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::Delete(args) => expire_verbs::delete(args, &sources),
         Verb::Check(args) => return check(args, cli.global.color, &sources, format),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
-        Verb::Config(verb) => config(verb, &sources),
-        Verb::Completions { shell } => completions(*shell),
-        Verb::Man => manual(),
+        Verb::Config(verb) => about_verbs::config(verb, &sources),
+        Verb::Completions { shell } => about_verbs::completions(*shell),
+        Verb::Man => about_verbs::manual(),
     };
     outcome.unwrap_or_else(|failure| {
         output::tell(&failure, format);
@@ -353,36 +353,6 @@ fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> 
         switch_within: (!args.no_switch).then_some(within),
         deadline: check::LONGEST,
     })
-}
-
-fn config(verb: &ConfigVerb, sources: &Sources) -> Result<u8, Failure> {
-    let printed = match verb {
-        ConfigVerb::Show { origin, json: false } => output::print(&super::output::config_text(sources, *origin)),
-        ConfigVerb::Show { json: true, .. } => output::print_json(&super::output::config_json(sources)),
-        ConfigVerb::Example => output::print(&super::output::config_example()),
-        ConfigVerb::Check => {
-            let push = settings::push(sources)?;
-            settings::conninfo(sources)?;
-            // Files that hold secrets and certificates are read; the store is not asked.
-            let opened = bounds::apart(move || async move { Ok(push.repository.open().await?) });
-            block_on(bounds::bounded(opened, Some(push.deadline), None))?;
-            output::print("the settings are in order\n")
-        }
-    };
-    printed.map(|()| exit::SUCCESS).map_err(cannot_print)
-}
-
-fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "pgark", &mut text);
-    output::print(&String::from_utf8_lossy(&text)).map(|()| exit::SUCCESS).map_err(cannot_print)
-}
-
-fn manual() -> Result<u8, Failure> {
-    let mut text = Vec::new();
-    let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
-    let printed = rendered.and_then(|()| output::print(&String::from_utf8_lossy(&text)));
-    printed.map(|()| exit::SUCCESS).map_err(cannot_print)
 }
 
 pub(super) fn cannot_print(error: std::io::Error) -> Failure {
