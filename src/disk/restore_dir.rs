@@ -259,6 +259,9 @@ impl RestoreDir {
 fn take_mark(root: &Path) -> io::Result<Option<File>> {
     const WORDS: &[u8] = b"A restore by pgark is under way, or was broken off: run it again.\n";
     let place = root.join(MARK);
+    if fs::symlink_metadata(&place).is_ok_and(|found| !found.is_file() || found.nlink() != 1) {
+        remove_all(&place)?;
+    }
     let open =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW).open(&place);
     let mark = open.map_err(|e| at(&place, e))?;

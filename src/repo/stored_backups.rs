@@ -2,7 +2,7 @@
 //!
 //! A backup exists only when it can be restored: one that lacks parts is damaged, whatever its manifest says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
 
@@ -110,8 +110,7 @@ impl Repository {
             return self.missing_parts(generation, &summary).await;
         }
         if listing.stored_bytes < summary.stored_bytes {
-            let (there, whole) = (listing.stored_bytes, summary.stored_bytes);
-            return Ok(BackupState::Damaged(format!("its parts have at most {there} of {whole} bytes")));
+            return self.short_parts(generation, &summary).await;
         }
         Ok(BackupState::Whole(Box::new(summary)))
     }
@@ -134,6 +133,35 @@ impl Repository {
             Some(first) => {
                 let key = self.layout.backup(generation, summary.id, BackupKey::Part(first));
                 BackupState::Damaged(format!("{missing} of its {} parts are missing, `{key}` first", summary.parts))
+            }
+        })
+    }
+
+    /// Some part is shorter than it was: the manifest tells which.
+    async fn short_parts(&self, generation: Generation, summary: &BackupSummary) -> Result<BackupState, RepoError> {
+        let mut sizes = BTreeMap::new();
+        let below = self.layout.backup_prefix(generation, summary.id);
+        self.store
+            .visit_after(&below, None, PAGE, |listed| {
+                if let Some((_, _, BackupKey::Part(number))) = self.layout.parse_backup(&listed.name) {
+                    sizes.insert(number, listed.size);
+                }
+                Visit::More
+            })
+            .await?;
+        let manifest = match self.read_manifest(generation, summary.id).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(BackupState::Unfinished),
+            Err(RepoError::Damaged { key, reason }) => return Ok(BackupState::Damaged(format!("`{key}`: {reason}"))),
+            Err(error) => return Err(error),
+        };
+        let other = manifest.parts.iter().find(|part| sizes.get(&part.part) != Some(&part.stored));
+        Ok(match other {
+            None => BackupState::Whole(Box::new(summary.clone())),
+            Some(part) => {
+                let key = self.layout.backup(generation, summary.id, BackupKey::Part(part.part));
+                let (there, whole) = (sizes.get(&part.part).copied().unwrap_or_default(), part.stored);
+                BackupState::Damaged(format!("`{key}` is {there} bytes long, but was written with {whole}"))
             }
         })
     }

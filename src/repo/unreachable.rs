@@ -107,7 +107,7 @@ impl Unreachable {
         match self {
             Unreachable::NoBackup { .. } => "take one with `pgark basebackup`".to_owned(),
             Unreachable::AllDamaged(_) | Unreachable::BackupDamaged(..) => {
-                "a bucket with versioning may hold an earlier, intact version of the manifest".to_owned()
+                "a bucket with versioning may hold an earlier, intact version of the object".to_owned()
             }
             Unreachable::NoSuchBackup(_) => "`pgark list` shows the backups".to_owned(),
             Unreachable::OtherGeneration { generation, .. } => {

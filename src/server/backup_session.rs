@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::conninfo::Conninfo;
 use super::session::{ServerError, Session, reason};
@@ -101,7 +101,7 @@ impl BackupSession {
             ..150_000 => "select pg_start_backup($1, $2, false)::text, extract(epoch from clock_timestamp())::float8",
             _ => "select pg_backup_start($1, $2)::text, extract(epoch from clock_timestamp())::float8",
         };
-        let row = self.ask(sql, &[&label, &fast], CHECKPOINT).await?;
+        let row = self.ask(sql, &[(&label, Type::TEXT), (&fast, Type::BOOL)], CHECKPOINT).await?;
         Ok(Started { lsn: lsn(&row, 0)?, at: moment(&row, 1)? })
     }
 
@@ -151,9 +151,15 @@ impl BackupSession {
         self.ask("select 1::int8", &[], PATIENCE).await.map(|_| ())
     }
 
-    async fn ask(&self, sql: &str, values: &[&(dyn ToSql + Sync)], patience: Duration) -> Result<Row, ServerError> {
+    async fn ask(
+        &self,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+        patience: Duration,
+    ) -> Result<Row, ServerError> {
         let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", patience.as_secs()));
-        let asking = self.session.client().query_one(sql, values);
+        // See `Session::one`: nothing may be under way when the last answer has come.
+        let asking = self.session.client().query_typed_one(sql, values);
         timeout(patience, asking).await.map_err(late)?.map_err(|e| ServerError(reason(&e)))
     }
 }

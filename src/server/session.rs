@@ -178,7 +178,8 @@ impl Session {
     }
 
     async fn one(&self, sql: &str) -> Result<tokio_postgres::Row, ServerError> {
-        let asking = self.client.query_one(sql, &[]);
+        // With its types given it leaves no statement behind, whose end would be told to a client that may be gone by then.
+        let asking = self.client.query_typed_one(sql, &[]);
         let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", PATIENCE.as_secs()));
         timeout(PATIENCE, asking).await.map_err(late)?.map_err(|e| ServerError(reason(&e)))
     }
