@@ -14,6 +14,7 @@ use crate::command::progress::Progress;
 use crate::command::restore::{self, Restore, RestoreReport};
 use crate::command::restore_files::Fetching;
 use crate::command::{Failure, FailureKind};
+use crate::postgres::SegmentNumber;
 use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, RestoreMode, TargetAction, TargetTimeline};
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::{Request, Target};
@@ -96,6 +97,10 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
         None => restore_command::write(sources)?,
     };
     let plan = block_on_many(restore::plan(&repository, &request))?;
+    let command = match &args.restore_command {
+        None => format!("{command}{}", end_of_replay(&request, &plan, args.standby)),
+        Some(_) => command,
+    };
     let for_people = |text: String| if args.json { Ok(()) } else { output::print(&text).map_err(cannot_print) };
     if args.dry_run && args.json {
         output::print_json(&plan_json(&plan, &request)).map_err(cannot_print)?;
@@ -141,6 +146,17 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     }
     .map_err(cannot_print)?;
     Ok(exit::SUCCESS)
+}
+
+/// From 15 on PostgreSQL reads ahead: it asks for the segment behind the backup's last one before it sees that it may stop. `expire`
+/// may have deleted that one, and later ones may be there.
+fn end_of_replay(request: &Request, plan: &RestorePlan, standby: bool) -> String {
+    let size = plan.backup.segment_size().filter(|_| request.target == Target::Immediate && !standby);
+    let next = size.map(|size| {
+        let last = size.ending_at(plan.backup.stop_lsn);
+        size.name(plan.timeline, SegmentNumber(last.0 + 1))
+    });
+    next.map(|next| format!(" --accept-end-at {next}")).unwrap_or_default()
 }
 
 fn usage(message: String) -> Failure {

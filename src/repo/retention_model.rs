@@ -198,6 +198,18 @@ struct Seen {
     refused: usize,
 }
 
+impl Seen {
+    fn add(&mut self, other: &Seen) {
+        self.deleted_backups += other.deleted_backups;
+        self.deleted_wal += other.deleted_wal;
+        self.remains += other.remains;
+        self.anchors += other.anchors;
+        self.moments += other.moments;
+        self.frozen += other.frozen;
+        self.refused += other.refused;
+    }
+}
+
 fn judge(seed: u64, seen: &mut Seen) {
     let mut world = World::random(seed);
     let policy = world.policy();
@@ -335,14 +347,24 @@ fn judge(seed: u64, seen: &mut Seen) {
 
 #[test]
 fn nothing_needed_goes_and_nothing_else_stays() {
-    let mut seen = Seen::default();
-    for seed in 0..20_000 {
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(seed, &mut seen)));
-        if let Err(panic) = outcome {
-            println!("seed {seed}");
-            std::panic::resume_unwind(panic);
+    const REPOSITORIES: u64 = 20_000;
+    const THREADS: u64 = 4;
+    let judge_share = |share: u64| {
+        let mut seen = Seen::default();
+        for seed in (share..REPOSITORIES).step_by(THREADS as usize) {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(seed, &mut seen)));
+            if let Err(panic) = outcome {
+                println!("seed {seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
-    }
+        seen
+    };
+    let mut seen = Seen::default();
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..THREADS).map(|share| scope.spawn(move || judge_share(share))).collect();
+        shares.into_iter().for_each(|share| seen.add(&share.join().unwrap()));
+    });
     println!("{seen:?}");
     let enough = seen.deleted_backups.min(seen.deleted_wal).min(seen.moments).min(seen.remains) > 5_000;
     assert!(enough && seen.anchors > 1_000 && seen.frozen > 1_000 && seen.refused > 1_000, "{seen:?}");

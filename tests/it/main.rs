@@ -21,6 +21,7 @@ mod conformance;
 mod documents;
 mod exit_table;
 mod expire;
+mod expire_on_servers;
 mod fetch_faults;
 mod hostile_manifests;
 mod house;
