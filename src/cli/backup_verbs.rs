@@ -257,9 +257,18 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
     );
     for range in &plan.wal {
         let size = output::size(range.stored_bytes);
-        text.push_str(&format!("  WAL      {} to {}: {} segments, {size}\n", range.first, range.last, range.segments));
+        let segments = if range.segments == 1 { "segment" } else { "segments" };
+        let (first, last, count) = (range.first, range.last, range.segments);
+        text.push_str(&format!("  WAL      {first} to {last}: {count} {segments}, {size}\n"));
     }
     text.push_str(&format!("  proof    {}\n", plan.proof));
+    if backup.bad_pages > 0 {
+        let pages = backup.bad_pages;
+        text.push_str(&format!(
+            "  warning  the backup has {pages} pages with a wrong checksum: `pgark show {}`\n",
+            backup.id
+        ));
+    }
     for warning in &plan.warnings {
         text.push_str(&format!("  warning  {warning}\n"));
     }

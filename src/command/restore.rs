@@ -19,16 +19,17 @@ use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use super::{Circumstances, RepositorySettings};
-use crate::disk::{RestoreDir, RestoreDirError};
+use crate::disk::tablespace_location::check_locations;
+use crate::disk::{DataDir, RestoreDir, RestoreDirError};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
-use crate::repo::Repository;
 use crate::repo::lease::{Lease, VALID};
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::Request;
+use crate::repo::{BackupId, Identities, Identity, Repository};
 
 /// A restore that is wanted.
 #[derive(Clone)]
@@ -72,13 +73,29 @@ pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<
     let planning = async {
         let repository = repository.open().await?;
         let identities = repository.read_identities().await?;
-        let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
-        let inventory = repository.take_inventory(identities.newest().ok_or_else(none)?).await?;
+        let identity = generation_of(&repository, &identities, request.backup).await?;
+        let inventory = repository.take_inventory(identity).await?;
         let plan = repository.plan_restore(&inventory, request).await?;
         plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()).with_hint(why.hint()))
     };
     let described = |failure: Failure| failure.context(format!("{} cannot be restored", request.target));
     bounded(planning, None, None).await.map_err(described)
+}
+
+/// The generation that has the backup that was named; otherwise the newest.
+async fn generation_of<'a>(
+    repository: &Repository,
+    identities: &'a Identities,
+    backup: Option<BackupId>,
+) -> Result<&'a Identity, Failure> {
+    if let Some(id) = backup {
+        for identity in identities.all().iter().rev() {
+            if repository.stored_backup(identity, id).await?.is_some() {
+                return Ok(identity);
+            }
+        }
+    }
+    identities.newest().ok_or_else(|| Failure::new(FailureKind::NoIdentity, "the repository has no generation"))
 }
 
 /// Carries a plan out.
@@ -225,6 +242,9 @@ async fn claim(
     let (to, over_old, manifest, locations) =
         (restore.to.clone(), restore.delta, Arc::clone(manifest), locations.clone());
     let claiming = tokio::task::spawn_blocking(move || {
+        // What may refuse comes before the first change.
+        check_same_cluster(&to, &manifest)?;
+        check_locations(&to, &locations)?;
         let mut dir = RestoreDir::claim(&to, over_old)?;
         for (oid, location) in &locations {
             dir.make_tablespace(*oid, location)?;
@@ -243,6 +263,10 @@ async fn claim(
     match claiming.await {
         Ok(Ok(dir)) => Ok(Arc::new(dir)),
         Ok(Err(RestoreDirError::Io(error))) => Err(Failure::new(FailureKind::LocalIo, error.to_string())),
+        Ok(Err(RestoreDirError::Refused(why))) if why.contains("--tablespace-map") => {
+            Err(Failure::new(FailureKind::Usage, why)
+                .with_hint("OLD is the location in the backup: `pgark show` lists them"))
+        }
         Ok(Err(RestoreDirError::Refused(why))) => Err(Failure::new(FailureKind::Usage, why)
             .with_hint("name an empty directory with `--to`; `--delta` restores over a stopped cluster")),
         Err(_) => Err(Failure::new(FailureKind::Internal, "a thread failed")),
@@ -260,6 +284,17 @@ fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
             Err(damaged(format!("it starts at {}, the backup at {}", label.start_lsn, manifest.summary.start_lsn)))
         }
     }
+}
+
+/// `--delta` is for a cluster and its own backup.
+fn check_same_cluster(to: &Path, manifest: &Manifest) -> Result<(), RestoreDirError> {
+    let Some(there) = DataDir::at(to.to_owned())? else { return Ok(()) };
+    let (ours, theirs) = (manifest.summary.system_identifier, there.facts()?.ident.system_id);
+    if ours == theirs {
+        return Ok(());
+    }
+    let message = format!("`{}` is another cluster: it has {theirs}, the backup {ours}", to.display());
+    Err(RestoreDirError::Refused(message))
 }
 
 /// Writes the recovery settings and the signal file.

@@ -7,6 +7,7 @@ pub mod incoming;
 pub mod live_file;
 pub mod restore_dir;
 pub mod snapshot;
+pub mod tablespace_location;
 pub mod wal_file;
 
 pub use data_dir::DataDir;

@@ -349,7 +349,7 @@ fn remove_all(place: &Path) -> io::Result<()> {
     }
 }
 
-fn overlap(one: &Path, other: &Path) -> bool {
+pub(super) fn overlap(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 

@@ -265,3 +265,30 @@ fn a_mark_in_a_whole_cluster_gives_no_right_to_it() {
     scene.restore(&["--delta"]).code(0);
     scene.is_as_fresh();
 }
+
+/// What is refused is refused before the first change: the old cluster can still be started.
+#[test]
+fn a_refused_delta_leaves_the_old_cluster_as_it_was() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let (space, full) = (Scratch::new("space"), Scratch::new("full"));
+    fs::write(full.path().join("thesis"), b"years of work").unwrap();
+    primary.execute(&format!("create tablespace apart location '{}'", space.path().display()));
+    primary.execute("create table far tablespace apart as select generate_series(1, 1000) as i");
+    take_backup(&repository, &primary, &[]);
+    primary.stop(StopMode::Fast);
+    let other = archiving(&Repository::local(), Installation::preferred(), 1);
+    other.stop(StopMode::Fast);
+    let (before, before_other) = (tree(primary.data_dir()), tree(other.data_dir()));
+
+    let map = format!("{}={}", space.path().display(), full.path().display());
+    let delta = |to: &Path, words: &[&str]| {
+        as_servers_user(&restore_call(&repository, to, &[&["--delta"], words].concat())).code(2)
+    };
+    delta(primary.data_dir(), &["--tablespace-map", &map]).says("is not empty");
+    delta(other.data_dir(), &[]).says("is another cluster");
+    assert_same(&before, &tree(primary.data_dir()));
+    assert_same(&before_other, &tree(other.data_dir()));
+    primary.start();
+    assert_eq!(primary.value("select count(*) from far"), "1000");
+}
