@@ -1,7 +1,6 @@
 //! The verbs around base backups: from flags to settings, and from reports to words.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::args::{BasebackupArgs, Global};
 use super::progress_line::ProgressLine;
@@ -19,9 +18,6 @@ use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, Resto
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::{Request, Target};
 
-/// How long archiving of one segment may take before a backup is begun.
-const ARCHIVE_WAIT: Duration = Duration::from_secs(60);
-
 /// `pgark basebackup`
 pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> Result<u8, Failure> {
     let wanted = Basebackup {
@@ -34,7 +30,7 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
         fast: sources.get("backup.checkpoint") == Some("fast"),
         keep: args.keep,
         rate: args.rate.as_deref().map(rate).transpose()?,
-        archive_wait: ARCHIVE_WAIT,
+        archive_wait: settings::duration(sources, "backup.archive_wait")?,
         wal_wait: settings::duration(sources, "backup.wal_wait")?,
         retry: settings::duration(sources, "backup.retry")?,
     };

@@ -130,6 +130,13 @@ pub const KEYS: &[Key] = &[
         Some("fast"),
         "Whether the checkpoint at the start of a backup hurries.",
     ),
+    key(
+        "backup",
+        "archive_wait",
+        Kind::Duration,
+        Some("60s"),
+        "How long archiving of one segment may take before a backup is begun.",
+    ),
     key("backup", "wal_wait", Kind::Duration, Some("10m"), "How long the last WAL of a backup may take to arrive."),
     key("backup", "retry", Kind::Duration, Some("5m"), "How long basebackup and restore bear faults of the store."),
     key("retention", "keep_full", Kind::Integer(1, 10_000), None, "So many of the newest backups stay."),

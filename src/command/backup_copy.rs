@@ -121,17 +121,22 @@ pub async fn put(
     sha256: Sha256,
     patience: Duration,
 ) -> Result<PartEntry, Failure> {
+    let put = || repository.put_part(generation, id, number, bytes.clone(), sha256);
+    patiently(patience, &format!("part {number}"), put).await
+}
+
+/// Writes to the store, and bears its faults for as long as `patience`: hours of copying may stand behind it.
+pub(super) async fn patiently<T, W: Future<Output = Result<T, RepoError>>>(
+    patience: Duration,
+    what: &str,
+    write: impl FnMut() -> W,
+) -> Result<T, Failure> {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(15))
         .with_jitter()
         .without_max_times()
         .with_total_delay(Some(patience));
-    let put = || repository.put_part(generation, id, number, bytes.clone(), sha256);
-    let outcome = put
-        .retry(pauses)
-        .when(RepoError::is_temporary)
-        .notify(|error, _| tracing::info!("part {number}: {error}; trying again"))
-        .await;
-    Ok(outcome?)
+    let writing = write.retry(pauses).when(RepoError::is_temporary);
+    Ok(writing.notify(|error, _| tracing::info!("{what}: {error}; trying again")).await?)
 }

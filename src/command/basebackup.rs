@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::backup_archiving::wait_for_wal;
-use super::backup_copy::Copied;
+use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
@@ -177,9 +177,10 @@ pub(super) async fn conclude(
     progress.enter(Phase::WaitingForWal);
     wait_for_wal(settings, repository, &manifest.summary, ended.session).await?;
     if settings.keep {
-        repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer).await?;
+        let keep = || repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer);
+        patiently(settings.retry, "the mark of `--keep`", keep).await?;
     }
-    repository.put_manifest(&manifest).await?;
+    patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();
     let damaged = !bad_pages.is_empty();

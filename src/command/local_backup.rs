@@ -20,6 +20,7 @@ use crate::postgres::PgMajor;
 use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::control_details::ControlDetails;
 use crate::repo::manifest::Tablespace;
+use crate::repo::manifest_entries::MOST_LINES;
 use crate::server::BackupSession;
 use crate::server::backup_session::ServerAtBackup;
 
@@ -49,6 +50,7 @@ pub(super) async fn take(
     let rules = BackupFiles::new(facts.ident.major, details.catalog_version);
     let root = data_dir.path().to_owned();
     let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
+    check_countable(&snapshot)?;
     let tablespaces = tablespaces(&snapshot)?;
     let passed_over = snapshot.passed_over.iter().map(|path| path.display().to_string()).collect();
     let pages = details.page_checksums.then_some(Pages {
@@ -104,12 +106,22 @@ fn check_same_server(server: &ServerAtBackup, data_dir: &DataDir, facts: Cluster
 
 /// Ends when the session does: then the copy is worthless.
 async fn watch(session: &BackupSession) -> Failure {
-    const PULSE: Duration = Duration::from_secs(5);
+    const PULSE: Duration = Duration::from_secs(1);
     loop {
         sleep(PULSE).await;
         if let Err(error) = session.is_alive().await {
             return Failure::from(error).context("the session of the backup was lost");
         }
+    }
+}
+
+/// No reader takes a longer manifest: better now than after all is copied.
+fn check_countable(snapshot: &Snapshot) -> Result<(), Failure> {
+    let count = (snapshot.files.len() + snapshot.directories.len()) as u64;
+    // A tenth is left for parts and bad pages.
+    match count < MOST_LINES / 10 * 9 {
+        true => Ok(()),
+        false => Err(Failure::new(FailureKind::Unsupported, format!("{count} files and directories are too many"))),
     }
 }
 
