@@ -138,6 +138,8 @@ impl BackupSession {
 
     /// Writes a little WAL and ends the segment; the name of the segment that is archived now.
     pub async fn switch_wal(&self) -> Result<crate::postgres::WalName, ServerError> {
+        // Where nothing was written since the last switch, there would be nothing to end.
+        self.session.current_segment().await?;
         self.session.switch_wal().await
     }
 
