@@ -199,7 +199,7 @@ pub struct WalFetchArgs {
 /// `basebackup`
 #[derive(Debug, Args)]
 pub struct BasebackupArgs {
-    /// Over the replication protocol: no access to the files, and none to the host is needed
+    /// Read over the replication protocol: from any host, without access to the files
     #[arg(long)]
     pub remote: bool,
     /// Words to find it by

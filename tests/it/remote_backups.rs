@@ -202,6 +202,60 @@ fn a_lost_connection_leaves_no_backup() {
     }
 }
 
+/// Relations come, shrink and go while they are sent.
+#[test]
+fn of_a_server_at_work() {
+    for installation in Installation::all_wanted() {
+        let repository = Repository::local();
+        let primary = archiving(&repository, installation, 16);
+        let ledger = Ledger::create(&primary);
+        ledger.write(30, 20_000);
+        primary.execute("CREATE TABLE shrinks AS SELECT g, repeat('x', 500) FROM generate_series(1, 20000) g");
+        let writer = ledger.write_in_background(50, 5000);
+        let mut child = of(&repository, &primary, &["--rate", "6MiB"]).spawn();
+        wait_until_copying(&primary, &mut child);
+        let mut session = primary.connect();
+        let mut rounds = 0;
+        while child.try_wait().unwrap().is_none() {
+            let name = format!("passing_{rounds}");
+            let statements = format!(
+                "CREATE TABLE {name} AS SELECT g, repeat('y', 300) FROM generate_series(1, 3000) g; \
+                 CREATE INDEX ON {name} (g); DELETE FROM shrinks WHERE g > 15000 - {rounds} * 100; VACUUM shrinks; \
+                 UPDATE {name} SET g = -g; DROP TABLE {name}"
+            );
+            statements.split(';').for_each(|one| drop(session.sql(one).unwrap()));
+            rounds += 1;
+        }
+        finish(child).quiet_success();
+        assert!(rounds > 2, "only {rounds} rounds");
+        assert_eq!(writer.stop().ended_by, None);
+        primary.archive_everything(A_MINUTE);
+        let Restored { cluster, home: _home } = restore(&repository, &[]);
+        cluster.start();
+        cluster.wait_promoted(A_MINUTE);
+        ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+        assert_clean(&cluster);
+        integrity(&cluster).unwrap();
+    }
+}
+
+#[test]
+fn a_standby_that_is_promoted_meanwhile_gives_no_backup() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    ledger.write(10, 1000);
+    of(&repository, &primary, &[]).run().quiet_success();
+    let Restored { cluster: standby, home: _home } = restore(&repository, &["--standby"]);
+    standby.configure_standby(&restore_command(), Some(&primary.endpoint().conninfo()));
+    standby.start();
+    let mut child = of(&repository, &standby, &["--rate", "4MiB"]).spawn();
+    wait_until_copying(&standby, &mut child);
+    standby.promote();
+    finish(child).code(17).says("no backup was made").says("promoted");
+    assert_eq!(manifests(&repository), 1);
+}
+
 #[test]
 fn an_outage_of_the_store_is_borne_or_reported() {
     let repository = Repository::s3();

@@ -37,6 +37,11 @@ fn help_of_wal_fetch() {
 }
 
 #[test]
+fn help_of_basebackup() {
+    insta::assert_snapshot!(call(&["basebackup", "-h"]));
+}
+
+#[test]
 fn help_of_check_and_init() {
     insta::assert_snapshot!(format!("{}\n{}", call(&["check", "-h"]), call(&["init", "-h"])));
 }
