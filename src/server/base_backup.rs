@@ -93,7 +93,8 @@ impl Replication {
     pub async fn base_backup(self, major: PgMajor, request: &BaseBackupRequest<'_>) -> Result<BaseBackup, ServerError> {
         let mut wire = self.wire;
         wire.send(|out| frontend::query(&command(major, request), out)).await?;
-        let rows = first_rows(&mut wire, CHECKPOINT).await?;
+        let refused = |e: ServerError| ServerError(format!("PostgreSQL did not begin a base backup: {e}"));
+        let rows = first_rows(&mut wire, CHECKPOINT).await.map_err(refused)?;
         let (lsn, timeline) = position(&rows)?;
         let rows = first_rows(&mut wire, STALL).await?;
         let (mut tablespaces, mut archives, mut kilobytes) = (Vec::new(), VecDeque::new(), 0u64);
@@ -139,7 +140,10 @@ impl BaseBackup {
                     let complaint = complaint(body.fields());
                     // All that was sent is as the server read it: the copy is whole, and worth keeping.
                     if self.end.is_none() || complaint.code != DATA_CORRUPTED {
-                        return Err(ServerError(complaint.message));
+                        return Err(ServerError(format!(
+                            "PostgreSQL broke the base backup off: {}",
+                            complaint.message
+                        )));
                     }
                     self.damaged = true;
                 }
