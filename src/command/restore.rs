@@ -288,8 +288,10 @@ fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
 
 /// `--delta` is for a cluster and its own backup.
 fn check_same_cluster(to: &Path, manifest: &Manifest) -> Result<(), RestoreDirError> {
-    let Some(there) = DataDir::at(to.to_owned())? else { return Ok(()) };
-    let (ours, theirs) = (manifest.summary.system_identifier, there.facts()?.ident.system_id);
+    // Where no control file can be read, there is no other cluster to harm: what else may be there is looked at later.
+    let there = DataDir::at(to.to_owned()).ok().flatten().and_then(|there| there.facts().ok());
+    let Some(there) = there else { return Ok(()) };
+    let (ours, theirs) = (manifest.summary.system_identifier, there.ident.system_id);
     if ours == theirs {
         return Ok(());
     }

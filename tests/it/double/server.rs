@@ -116,7 +116,7 @@ async fn serve(
             order = orders.recv() => match order {
                 None => return Ok(()),
                 Some(Order::Stop(done)) => {
-                    port = reserve(port, address)?;
+                    port = reserve(port, address).await?;
                     connections.shutdown().await;
                     // The caller waits for this; if its thread is gone there is nobody to tell.
                     let _ = done.send(());
@@ -141,13 +141,22 @@ async fn accept(port: &Port) -> io::Result<TcpStream> {
     }
 }
 
-fn reserve(port: Port, address: SocketAddr) -> io::Result<Port> {
+async fn reserve(port: Port, address: SocketAddr) -> io::Result<Port> {
+    const TRIES: u32 = 100;
     let Port::Open(listener) = port else { return Ok(port) };
     drop(listener);
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(Port::Reserved(socket))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address) {
+            Ok(()) => return Ok(Port::Reserved(socket)),
+            // A client of another test may have the port for a moment.
+            Err(_) if tries < TRIES => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn open(port: Port) -> io::Result<Port> {
