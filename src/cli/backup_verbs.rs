@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::args::{BasebackupArgs, Global};
 use super::progress_line::ProgressLine;
 use super::restore_args::{ArchiveModeArg, RestoreArgs, TargetActionArg, TargetArgs};
-use super::run::{block_on_many, cannot_print, circumstances};
+use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, restore_command, settings};
 use crate::command::basebackup::{self, BackupReport, Basebackup, Source};
@@ -36,7 +36,7 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
     };
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
-    let outcome = block_on_many(basebackup::run(wanted, &circumstances(), progress));
+    let outcome = block_on(basebackup::run(wanted, &circumstances(), progress));
     drop(line);
     let report = outcome?;
     let printed = if args.json { output::print_json(&report) } else { output::print(&backup_text(&report)) };
@@ -92,7 +92,7 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
         Some(command) => (command.clone(), Vec::new()),
         None => restore_command::write(sources)?,
     };
-    let plan = block_on_many(restore::plan(&repository, &request))?;
+    let plan = block_on(restore::plan(&repository, &request))?;
     let command = match &args.restore_command {
         None => format!("{command}{}", end_of_replay(&request, &plan, args.standby)),
         Some(_) => command,
@@ -124,7 +124,7 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     };
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
-    let outcome = block_on_many(restore::run(wanted, plan, &circumstances(), progress));
+    let outcome = block_on(restore::run(wanted, plan, &circumstances(), progress));
     drop(line);
     let report = outcome?;
     for warning in &report.warnings {

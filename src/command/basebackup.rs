@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::backup_archiving::wait_for_wal;
 use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
-use super::bounds::bounded;
+use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
@@ -88,12 +88,13 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
-    let taking = async {
+    let circumstances = circumstances.clone();
+    let taking = apart(move || async move {
         match &settings.source {
-            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, circumstances, &progress).await,
-            Source::Server => remote_backup::take(&settings, circumstances, &progress).await,
+            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &circumstances, &progress).await,
+            Source::Server => remote_backup::take(&settings, &circumstances, &progress).await,
         }
-    };
+    });
     bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
 }
 

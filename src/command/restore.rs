@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::basebackup::blocking;
-use super::bounds::bounded;
+use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
@@ -70,14 +70,16 @@ pub struct RestoreReport {
 
 /// The plan for a request to the newest generation, or why it cannot be met.
 pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<RestorePlan, Failure> {
-    let planning = async {
+    let (repository, wanted) = (repository.clone(), request.clone());
+    let planning = apart(move || async move {
+        let request = &wanted;
         let repository = repository.open().await?;
         let identities = repository.read_identities().await?;
         let identity = generation_of(&repository, &identities, request.backup).await?;
         let inventory = repository.take_inventory(identity).await?;
         let plan = repository.plan_restore(&inventory, request).await?;
         plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()).with_hint(why.hint()))
-    };
+    });
     let described = |failure: Failure| failure.context(format!("{} cannot be restored", request.target));
     bounded(planning, None, None).await.map_err(described)
 }
@@ -105,20 +107,23 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<RestoreReport, Failure> {
-    let to = restore.to.clone();
-    let work = async {
+    let (to, circumstances) = (restore.to.clone(), circumstances.clone());
+    let work = apart(move || async move {
+        let circumstances = &circumstances;
         let repository = restore.repository.open().await?;
         hold(&repository, &plan, circumstances, circumstances.now).await;
         tokio::select! {
             done = carry_out(&restore, &repository, &plan, &progress) => done,
             never = keep_holding(&repository, &plan, circumstances) => match never {},
         }
-    };
+    });
     bounded(work, None, None).await.map_err(|failure| {
         let failure = failure.context(format!("`{}` is not restored", to.display()));
         match failure.hint {
             Some(_) => failure,
-            None => failure.with_hint("PostgreSQL cannot start on what is there; run the same command again"),
+            None => failure.with_hint(
+                "run the same command again; once files are written there, PostgreSQL cannot start until it succeeds",
+            ),
         }
     })
 }
@@ -288,9 +293,20 @@ fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
 
 /// `--delta` is for a cluster and its own backup.
 fn check_same_cluster(to: &Path, manifest: &Manifest) -> Result<(), RestoreDirError> {
-    // Where no control file can be read, there is no other cluster to harm: what else may be there is looked at later.
-    let there = DataDir::at(to.to_owned()).ok().flatten().and_then(|there| there.facts().ok());
-    let Some(there) = there else { return Ok(()) };
+    // What is no file in no directory is planted, or is left of a restore: there is no cluster then.
+    let real = |name: &str| to.join(name).symlink_metadata().ok();
+    if !real("global").is_some_and(|found| found.is_dir()) || !real(CONTROL_FILE).is_some_and(|found| found.is_file()) {
+        return Ok(());
+    }
+    let unknown = |e: std::io::Error| {
+        let message = format!(
+            "whose cluster is in `{}` cannot be told ({e}): move its pg_control away if it is not wanted",
+            to.display()
+        );
+        RestoreDirError::Refused(message)
+    };
+    let Some(there) = DataDir::at(to.to_owned()).map_err(unknown)? else { return Ok(()) };
+    let there = there.facts().map_err(unknown)?;
     let (ours, theirs) = (manifest.summary.system_identifier, there.ident.system_id);
     if ours == theirs {
         return Ok(());

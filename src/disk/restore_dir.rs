@@ -53,7 +53,8 @@ impl RestoreDir {
         make_directory(root, 0o700)?;
         let names = names(root)?;
         // Killed after its last step but one, a restore leaves the mark in a cluster that may have run since.
-        let marked = names.contains(MARK) && !root.join(CONTROL_FILE).exists();
+        // One that cannot be looked at counts as there.
+        let marked = names.contains(MARK) && !root.join(CONTROL_FILE).try_exists().unwrap_or(true);
         if names.contains("postmaster.pid") {
             return refused("has a postmaster.pid: a server runs there, or crashed there".to_owned());
         }

@@ -37,6 +37,8 @@ mod sample;
 pub mod select;
 #[cfg(test)]
 mod select_model;
+#[cfg(test)]
+mod select_world;
 pub mod stored_backups;
 pub mod stored_object;
 pub mod timeline_path;

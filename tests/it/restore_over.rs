@@ -287,6 +287,12 @@ fn a_refused_delta_leaves_the_old_cluster_as_it_was() {
     };
     delta(primary.data_dir(), &["--tablespace-map", &map]).says("is not empty");
     delta(other.data_dir(), &[]).says("is another cluster");
+    let unknown = Scratch::new("unknown");
+    let script = "mkdir -m 700 data data/global && echo 19 > data/PG_VERSION && echo x > data/global/pg_control";
+    let mut making = Command::new("sh");
+    making.args(["-c", script]).current_dir(unknown.path());
+    assert!(Account::of_servers().run(&mut making).status().unwrap().success());
+    delta(&unknown.path().join("data"), &[]).says("cannot be told");
     assert_same(&before, &tree(primary.data_dir()));
     assert_same(&before_other, &tree(other.data_dir()));
     primary.start();
