@@ -294,8 +294,13 @@ fn restore_text(report: &RestoreReport) -> String {
         0 => String::new(),
         present => format!(", {present} of them there before"),
     };
+    // On Debian the configuration lies in /etc, and the system's own tools know where.
+    let start = match report.directory.join("postgresql.conf").exists() {
+        true => format!("pg_ctl -D {directory} start"),
+        false => format!("its configuration is not in {directory}, so start it as your system does"),
+    };
     format!(
-        "restored {} with {} files, {}{before}, in {:.1} s\nstart the server to recover: pg_ctl -D {directory} start\n",
+        "restored {} with {} files, {}{before}, in {:.1} s\nstart the server to recover: {start}\n",
         report.backup,
         report.files,
         output::size(report.bytes),

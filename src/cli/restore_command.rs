@@ -25,6 +25,13 @@ pub fn write(sources: &Sources) -> Result<(String, Vec<String>), Failure> {
             in_environment.push(variable.clone());
         }
     }
+    // Credentials and places that AWS's own tools take from there.
+    if sources.get("repo.url").is_some_and(|url| url.starts_with("s3:")) {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("AWS_")).collect();
+        names.sort_unstable();
+        in_environment.extend(names);
+    }
     Ok((format!("{} wal-fetch %f %p", words.join(" ")), in_environment))
 }
 
