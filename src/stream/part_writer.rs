@@ -19,6 +19,10 @@ pub struct PartWriter {
     extent: Option<OpenExtent>,
 }
 
+/// glibc gives memory of more than 32 MiB back to the system when it is freed (`DEFAULT_MMAP_THRESHOLD_MAX` in its `malloc.c`).
+/// What is less than that it keeps for later, for each thread anew: with parts of 24 MiB, twice as much as is ever in use.
+const GIVEN_BACK: usize = (32 << 20) + 1;
+
 struct OpenExtent {
     at: u64,
     skip: u32,
@@ -49,12 +53,13 @@ impl PartWriter {
 
     /// An empty part, for about so many plain bytes. Room that they do not need is never touched.
     pub fn new(level: i32, plain: usize) -> io::Result<Self> {
+        let room = zstd::zstd_safe::compress_bound(plain).max(GIVEN_BACK);
         let mut compressor = Compressor::new(level)?;
         compressor.set_parameter(CParameter::ChecksumFlag(true))?;
         Ok(PartWriter {
             compressor,
             frame: Vec::with_capacity(Self::FRAME),
-            packed: Vec::with_capacity(zstd::zstd_safe::compress_bound(plain)),
+            packed: Vec::with_capacity(room),
             scratch: Vec::with_capacity(zstd::zstd_safe::compress_bound(Self::FRAME)),
             extent: None,
         })
