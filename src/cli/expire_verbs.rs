@@ -3,15 +3,17 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 
 use super::run::{block_on, block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
-use super::{exit, output, settings};
-use crate::command::Failure;
+use super::{exit, output, settings, values};
 use crate::command::expire::{self, Expire};
 use crate::command::expire_report::{ExpireReport, GenerationReport, Going};
 use crate::command::keep::{self, Changed};
+use crate::command::{Failure, FailureKind};
 use crate::repo::BackupId;
+use crate::repo::keep::Mark;
 
 /// `expire`
 #[derive(Debug, Args)]
@@ -35,10 +37,16 @@ pub struct ExpireArgs {
 
 /// `keep`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  pgark keep 20261122T231805Z-0a1b2c3d --reason 'before the upgrade'")]
+#[command(after_help = "Examples:\n  pgark keep 20261122T231805Z-0a1b2c3d --reason 'before the upgrade'\n  \
+        pgark keep 20261122T231805Z-0a1b2c3d --until 90d\n  \
+        pgark keep 20261122T231805Z-0a1b2c3d --until 2027-04-01T00:00:00+02:00\n\n\
+        Another `--until` replaces the one before; without one it stays until `pgark unkeep`.")]
 pub struct KeepArgs {
     /// The backup
     pub id: BackupId,
+    /// Only until then, such as 2027-04-01T00:00:00+02:00, or for so long from now, such as 90d [default: for ever]
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub until: Option<String>,
     /// Why, for whoever wonders later
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
@@ -105,8 +113,23 @@ pub fn expire(args: &ExpireArgs, sources: &Sources) -> Result<u8, Failure> {
 /// `pgark keep`
 pub fn keep(args: &KeepArgs, sources: &Sources) -> Result<u8, Failure> {
     let repository = settings::repository(sources)?;
-    let changed = block_on(keep::keep(&repository, args.id, &args.reason, &circumstances()))?;
-    tell(args.id, changed, "stays until `pgark unkeep`", "was marked before, and stays")
+    let circumstances = circumstances();
+    let until = args.until.as_deref().map(|text| moment(text, circumstances.now)).transpose()?;
+    let mark = Mark { until, reason: args.reason.clone() };
+    let changed = block_on(keep::keep(&repository, args.id, &mark, &circumstances))?;
+    let end = until.map_or("`pgark unkeep`".to_owned(), |until| until.to_string());
+    tell(args.id, changed, &format!("stays until {end}"), &format!("was marked before, and stays until {end}"))
+}
+
+/// A time, or so long from now; in whole seconds.
+fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let age = || SignedDuration::try_from(values::age(text)?).ok();
+    let time = text.parse().ok().or_else(|| now.checked_add(age()?).ok());
+    let wrong = || {
+        let message = format!("`--until`: `{text}` is neither a time with an offset nor a duration");
+        Failure::new(FailureKind::Usage, message).with_hint("write `2027-04-01T00:00:00+02:00` or `90d`")
+    };
+    time.and_then(|time: Timestamp| time.round(jiff::Unit::Second).ok()).ok_or_else(wrong)
 }
 
 /// `pgark unkeep`

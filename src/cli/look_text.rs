@@ -4,9 +4,10 @@ use jiff::Timestamp;
 
 use super::output::{check_text, one_line, size};
 use crate::command::check::{CheckReport, Level};
-use crate::command::list::{ListReport, ListedBackup, ListedState};
+use crate::command::list::{Kind, ListReport, ListedBackup, ListedState};
 use crate::command::show::{Details, MissingWal, ShowReport};
 use crate::command::status::{IntervalStatus, ServerStatus, StatusReport, TimelineStatus};
+use crate::command::status_expiry::ExpiryStatus;
 use crate::repo::manifest::Method;
 
 /// A label may be long.
@@ -56,7 +57,11 @@ pub fn list(report: &ListReport) -> String {
 }
 
 fn row(backup: &ListedBackup) -> Vec<String> {
-    let kept = if backup.kept { "kept" } else { "-" }.to_owned();
+    let kept = match (backup.kept, backup.kept_until) {
+        (false, _) => "-".to_owned(),
+        (true, None) => "kept".to_owned(),
+        (true, Some(until)) => format!("until {}", second(until)),
+    };
     let stored = size(backup.stored_bytes);
     let Some(facts) = &backup.facts else {
         let state = if backup.state == ListedState::Damaged { "damaged" } else { "unfinished" };
@@ -81,7 +86,7 @@ fn row(backup: &ListedBackup) -> Vec<String> {
     };
     vec![
         backup.id.to_string(),
-        format!("{} {}{}", facts.kind, method(facts.method), if facts.from_standby { ", standby" } else { "" }),
+        format!("{} {}{}", kind(facts.kind), method(facts.method), if facts.from_standby { ", standby" } else { "" }),
         second(facts.started),
         duration(facts.seconds as i64),
         size(facts.plain_bytes),
@@ -94,6 +99,12 @@ fn row(backup: &ListedBackup) -> Vec<String> {
         facts.bad_pages.to_string(),
         short(&facts.label, LABEL),
     ]
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Full => "full",
+    }
 }
 
 fn method(method: Method) -> &'static str {
@@ -122,7 +133,7 @@ pub fn show(report: &ShowReport) -> String {
     let backup = &report.backup;
     let mut text = format!("backup {}, generation {}\n", backup.id, backup.generation);
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<13} {value}\n"));
-    line("kept", if backup.kept { "yes" } else { "no" }.to_owned());
+    line("kept", kept(backup));
     line("objects", format!("{} parts, {} in all", report.parts, size(backup.stored_bytes)));
     let (Some(facts), Some(details)) = (&backup.facts, &report.details) else {
         let state = match &backup.reason {
@@ -138,7 +149,10 @@ pub fn show(report: &ShowReport) -> String {
         format!("{} to {}, {}", second(facts.started), second(facts.stopped), duration(facts.seconds as i64)),
     );
     let from = if facts.from_standby { "a standby" } else { "a primary" };
-    line("method", format!("{}, {}, of {from}, by {}", facts.kind, method(facts.method), one_line(&details.writer)));
+    line(
+        "method",
+        format!("{}, {}, of {from}, by {}", kind(facts.kind), method(facts.method), one_line(&details.writer)),
+    );
     line("cluster", format!("system identifier {}, PostgreSQL {}", details.system_identifier, details.postgres_major));
     line("size", format!("{} in {} files", size(facts.plain_bytes), details.files));
     line("timeline", facts.timeline.to_string());
@@ -154,6 +168,19 @@ pub fn show(report: &ShowReport) -> String {
     }
     for tablespace in &details.tablespaces {
         line("tablespace", format!("{} at {}", tablespace.oid, one_line(&tablespace.location)));
+    }
+    text
+}
+
+fn kept(backup: &ListedBackup) -> String {
+    let mut text = match (backup.kept, backup.kept_until) {
+        (true, None) => "yes".to_owned(),
+        (true, Some(until)) => format!("until {}", second(until)),
+        (false, None) => return "no".to_owned(),
+        (false, Some(until)) => format!("no longer, since {}", second(until)),
+    };
+    if let Some(reason) = &backup.kept_reason {
+        text.push_str(&format!(": {}", one_line(reason)));
     }
     text
 }
@@ -180,6 +207,7 @@ pub fn status(report: &StatusReport, colored: bool) -> String {
     line("newest", newest(report));
     line("backups", backups(report));
     line("stored", stored(report));
+    line("expiry", expiry(&report.expiry));
     if let Some(server) = &report.server {
         line("server", server_text(server));
     }
@@ -233,6 +261,33 @@ fn stored(report: &StatusReport) -> String {
     );
     if let (Some(bytes), Some(days)) = (sizes.wal_bytes_a_day, sizes.days) {
         text.push_str(&format!("; {} of WAL a day, over {days:.1} days", size(bytes)));
+    }
+    text
+}
+
+fn expiry(expiry: &ExpiryStatus) -> String {
+    let plan = match expiry {
+        ExpiryStatus::Off => return "no policy is set under [retention]: nothing is expired".to_owned(),
+        ExpiryStatus::Unknown { reason } => return format!("not known: {}", one_line(reason)),
+        ExpiryStatus::Planned(plan) => plan,
+    };
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut text = match plan.objects {
+        0 => "nothing is to be deleted".to_owned(),
+        objects => format!(
+            "`pgark expire` would delete {} and {}, {} in {}",
+            count(plan.backups, "backup"),
+            count(plan.wal, "WAL file"),
+            size(plan.bytes),
+            count(objects, "object")
+        ),
+    };
+    if let Some(why) = &plan.refused {
+        text.push_str(&format!(" ({}: that needs --force)", one_line(why)));
+    }
+    match &plan.next {
+        Some(next) => text.push_str(&format!("; the next backup to go is {} at {}", next.backup, second(next.at))),
+        None => text.push_str("; no other backup goes before newer ones are taken"),
     }
     text
 }

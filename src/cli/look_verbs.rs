@@ -1,9 +1,10 @@
 //! The verbs that look into the repository: `list`, `show` and `status`.
 
 use super::args::ColorArg;
-use super::look_args::{ListArgs, ShowArgs, StatusArgs};
+use super::look_args::{KindArg, ListArgs, ShowArgs, StatusArgs};
 use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
+use super::watch::{self, Screens};
 use super::{exit, look_text, output, settings};
 use crate::command::status::{self, Status};
 use crate::command::{Failure, FailureKind, list, show};
@@ -11,7 +12,8 @@ use crate::command::{Failure, FailureKind, list, show};
 /// `pgark list`
 pub fn list(args: &ListArgs, sources: &Sources) -> Result<u8, Failure> {
     let repository = settings::repository(sources)?;
-    let report = block_on(async { list::run(&repository).await })?;
+    let wanted = args.kind.map(KindArg::wanted);
+    let report = block_on(async { list::run(&repository, wanted, &circumstances()).await })?;
     let printed = match args.json {
         true => output::print_json(&report),
         false => output::print(&look_text::list(&report)),
@@ -26,7 +28,7 @@ pub fn show(args: &ShowArgs, sources: &Sources) -> Result<u8, Failure> {
     let id = args.id.parse().map_err(|e: crate::repo::backup_id::NotABackupId| {
         Failure::new(FailureKind::Usage, e.to_string()).with_hint("`pgark list` shows the backups")
     })?;
-    let report = block_on(async { show::run(&repository, id).await })?;
+    let report = block_on(async { show::run(&repository, id, &circumstances()).await })?;
     let printed = match args.json {
         true => output::print_json(&report),
         false => output::print(&look_text::show(&report)),
@@ -40,7 +42,12 @@ pub fn status(args: &StatusArgs, color: ColorArg, sources: &Sources) -> Result<u
     let wanted = Status {
         repository: settings::repository(sources)?,
         conninfo: if args.no_server { None } else { Some(settings::conninfo(sources)?) },
+        policy: settings::retention(sources)?,
     };
+    if let Some(interval) = &args.watch {
+        let screens = Screens { json: args.json, color, interval: watch::interval(interval)? };
+        return watch::status(&wanted, &screens);
+    }
     let circumstances = circumstances();
     let report = block_on(async { status::run(&wanted, &circumstances).await })?;
     let printed = match args.json {

@@ -24,3 +24,4 @@ pub mod settings;
 pub mod sources;
 pub mod values;
 pub mod verify_verb;
+pub mod watch;

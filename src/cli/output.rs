@@ -14,10 +14,15 @@ use crate::command::check::{CheckReport, Level};
 
 /// Writes text to stdout. A reader that went away early is no failure of ours.
 pub fn print(text: &str) -> io::Result<()> {
+    print_on(text).map(drop)
+}
+
+/// The same of what goes on: whether anybody still reads.
+pub fn print_on(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::repo::BackupId;
 
 /// `verify`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  pgark verify\n  pgark verify --sample 5%\n  \
+#[command(after_help = "Examples:\n  pgark verify\n  pgark verify --sample 5%\n  pgark verify --wal-only --deep\n  \
     pgark verify 20261122T231805Z-0a1b2c3d --jobs 4\n\n\
     Exits 0 when no damage was found, 2 when something is damaged or missing, 3 when it could not be told.")]
 pub struct VerifyArgs {
@@ -31,6 +31,9 @@ pub struct VerifyArgs {
     /// Only what was stored since, such as 2026-11-22T14:05:00+01:00
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
+    /// Decode the WAL, too: the checksum of each record, and how records hang together over segments and timelines
+    #[arg(long)]
+    pub deep: bool,
     /// Objects that are read at once [default: 2]
     #[arg(long, value_name = "N")]
     pub jobs: Option<u16>,
@@ -74,6 +77,7 @@ fn wanted(args: &VerifyArgs, sources: &Sources) -> Result<Verify, Failure> {
         sample: sample.map(|percent| Sample { percent, seed: args.seed.clone().unwrap_or_else(today) }),
         wal_only: args.wal_only,
         since: args.since.as_ref().map(since).transpose()?,
+        deep: args.deep,
         jobs: match args.jobs {
             Some(jobs) => jobs.into(),
             None => settings::integer(sources, "backup.jobs")?,
@@ -99,8 +103,9 @@ fn text(report: &VerifyReport) -> String {
         _ => String::new(),
     };
     let size = output::size(*bytes);
+    let records = report.records.map(|records| format!(" with {records} records")).unwrap_or_default();
     text.push_str(&format!(
-        "read {parts} parts of {backups} backups and {wal} WAL files, {size} in {:.1} s{share}\n",
+        "read {parts} parts of {backups} backups and {wal} WAL files{records}, {size} in {:.1} s{share}\n",
         report.seconds
     ));
     if *gone > 0 {

@@ -81,9 +81,9 @@ pub async fn run_on(
 }
 
 /// All plans of a run.
-struct Planned {
-    time: StoreTime,
-    generations: Vec<(Holdings, ExpirePlan)>,
+pub(super) struct Planned {
+    pub(super) time: StoreTime,
+    pub(super) generations: Vec<(Holdings, ExpirePlan)>,
     leases: Vec<ObjectKey>,
     unfinished: Vec<Unfinished>,
 }
@@ -102,7 +102,7 @@ const FORMAT: &str = "pgark-expire-1";
 const KIND: &str = "expire";
 
 impl Planned {
-    async fn make(
+    pub(super) async fn make(
         repository: &Repository,
         expire: &Expire,
         circumstances: &Circumstances,

@@ -7,6 +7,7 @@ use super::expire_delete::Deleter;
 use super::failure::{Failure, FailureKind};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::holdings::HeldBackup;
+use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
 use crate::repo::{BackupId, BackupKey, Generation, Holdings, Repository};
@@ -23,25 +24,45 @@ pub enum Changed {
     Would,
 }
 
-/// Marks a backup: `expire` leaves it alone from now on.
+/// Marks a backup: `expire` leaves it alone from now on, or until a time. A mark that says another time is replaced; one that
+/// says the same stays, with its reason.
 pub async fn keep(
     repository: &RepositorySettings,
     id: BackupId,
-    reason: &str,
+    mark: &Mark,
     circumstances: &Circumstances,
 ) -> Result<Changed, Failure> {
+    if !mark.holds(circumstances.now) {
+        let message = "the time until which the backup should be kept is past";
+        return Err(Failure::new(FailureKind::Usage, message).with_hint("give a later one to `--until`"));
+    }
     let work = async {
         let repository = repository.open().await?;
         let (generation, backup) = find(&repository, id).await?;
+        let unfinished = "has no manifest: it is not finished, or what is left of a dead one";
         if !backup.complete {
-            return Err(refused(
-                id,
-                "has no manifest: it is not finished, or what is left of a dead one",
-                "see `pgark list`",
-            ));
+            return Err(refused(id, unfinished, "see `pgark list`"));
         }
-        let put = repository.keep(generation, id, circumstances.now, reason, &circumstances.writer).await?;
-        Ok(if put == Put::Created { Changed::Now } else { Changed::WasSo })
+        let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
+        if put().await? == Put::Created {
+            return Ok(Changed::Now);
+        }
+        let there = repository.read_mark(generation, id).await?;
+        if there.is_some_and(|there| there.until == mark.until) {
+            return Ok(Changed::WasSo);
+        }
+        // Objects are created, never changed. What an `expire` deletes in this moment is noticed.
+        repository.unkeep(generation, id).await?;
+        let created = put().await.map_err(|error| {
+            Failure::from(error).context("the mark that was there is taken away, and no new one was written")
+        })?;
+        if created != Put::Created {
+            return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
+        }
+        if !find(&repository, id).await?.1.complete {
+            return Err(refused(id, "was deleted in this moment", "see `pgark list`"));
+        }
+        Ok(Changed::Now)
     };
     bounded(work, None, None).await
 }
@@ -113,7 +134,7 @@ fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<
     let Some(backup) = holdings.backups.iter().find(|backup| backup.id == id) else {
         return Err(refused(id, "is not in the repository", "see `pgark list`"));
     };
-    if backup.is_marked() {
+    if backup.mark_at(now).is_some() {
         return Err(refused(
             id,
             "is marked as one that must stay",

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::Failure;
+use super::{Circumstances, RepositorySettings};
 use crate::postgres::Lsn;
 use crate::repo::manifest::{BackupSummary, Method};
 use crate::repo::stored_backups::{BackupState, StoredBackup};
-use crate::repo::{BackupId, Generation, RepoError};
+use crate::repo::{BackupId, Generation, RepoError, Repository};
 
 /// All backups.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,11 +37,52 @@ pub struct ListedBackup {
     pub reason: Option<String>,
     /// Bytes of its objects.
     pub stored_bytes: u64,
-    /// Whether an operator wants it to stay.
+    /// Whether an operator wants it to stay, by this machine's clock.
     pub kept: bool,
+    /// Until when; absent: for ever, or it is not marked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<Timestamp>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_reason: Option<String>,
     /// What its manifest says.
     #[serde(flatten)]
     pub facts: Option<ListedFacts>,
+}
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// All files of the cluster. There is no other kind yet.
+    Full,
+}
+
+/// Which backups are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of this kind.
+    Kind(Kind),
+    /// Read in this way.
+    Method(Method),
+    /// Taken from a standby.
+    Standby,
+    /// In this state.
+    State(ListedState),
+}
+
+impl Wanted {
+    /// Whether a backup is wanted. Of a damaged one nobody can tell, so it always is.
+    pub fn takes(self, backup: &ListedBackup) -> bool {
+        let facts = |fits: &dyn Fn(&ListedFacts) -> bool| backup.facts.as_ref().is_some_and(fits);
+        backup.state == ListedState::Damaged
+            || match self {
+                Wanted::Kind(kind) => facts(&|facts| facts.kind == kind),
+                Wanted::Method(method) => facts(&|facts| facts.method == method),
+                Wanted::Standby => facts(&|facts| facts.from_standby),
+                Wanted::State(state) => backup.state == state,
+            }
+    }
 }
 
 /// Whether a backup can be used.
@@ -61,8 +102,8 @@ pub enum ListedState {
 pub struct ListedFacts {
     /// The operator's words.
     pub label: String,
-    /// Full; there is no other kind yet.
-    pub kind: &'static str,
+    /// What it holds.
+    pub kind: Kind,
     /// How the files were read.
     pub method: Method,
     /// Taken from a standby.
@@ -99,7 +140,11 @@ impl ListReport {
 }
 
 /// Lists the backups of all generations. A repository in which nothing was stored yet has none.
-pub async fn run(settings: &RepositorySettings) -> Result<ListReport, Failure> {
+pub async fn run(
+    settings: &RepositorySettings,
+    wanted: Option<Wanted>,
+    circumstances: &Circumstances,
+) -> Result<ListReport, Failure> {
     let listing = async {
         let repository = settings.open().await?;
         let identities = match repository.read_identities().await {
@@ -112,7 +157,12 @@ pub async fn run(settings: &RepositorySettings) -> Result<ListReport, Failure> {
         let mut backups = Vec::new();
         for identity in identities.all() {
             let stored = repository.stored_backups(identity).await?;
-            backups.extend(stored.iter().map(|backup| ListedBackup::new(backup, identity.generation)));
+            for backup in &stored {
+                let listed = ListedBackup::new(backup, identity.generation);
+                if wanted.is_none_or(|wanted| wanted.takes(&listed)) {
+                    backups.push(listed.with_mark(&repository, circumstances.now).await?);
+                }
+            }
         }
         let generations = identities.all().len();
         Ok(ListReport { schema: 1, repository: repository.describe(), generations, backups })
@@ -130,7 +180,19 @@ impl ListedBackup {
         };
         let listing = &backup.listing;
         let (id, stored_bytes, kept) = (listing.id, listing.stored_bytes, listing.kept);
-        ListedBackup { id, generation, state, reason, stored_bytes, kept, facts }
+        let (kept_until, kept_reason) = (None, None);
+        ListedBackup { id, generation, state, reason, stored_bytes, kept, kept_until, kept_reason, facts }
+    }
+
+    /// The same with what its mark says, if it has one.
+    pub async fn with_mark(mut self, repository: &Repository, now: Timestamp) -> Result<Self, RepoError> {
+        if self.kept {
+            let mark = repository.read_mark(self.generation, self.id).await?;
+            self.kept = mark.as_ref().is_some_and(|mark| mark.holds(now));
+            self.kept_until = mark.as_ref().and_then(|mark| mark.until);
+            self.kept_reason = mark.map(|mark| mark.reason).filter(|reason| !reason.is_empty());
+        }
+        Ok(self)
     }
 }
 
@@ -145,7 +207,7 @@ impl ListedFacts {
         });
         ListedFacts {
             label: summary.label.clone(),
-            kind: "full",
+            kind: Kind::Full,
             method: summary.method,
             from_standby: summary.from_standby,
             started: summary.started,

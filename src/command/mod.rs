@@ -35,8 +35,10 @@ pub mod restore_files;
 mod server_manifest;
 pub mod show;
 pub mod status;
+pub mod status_expiry;
 pub mod store_clock;
 pub mod verify;
+mod verify_deep;
 pub mod wal_fetch;
 pub mod wal_push;
 

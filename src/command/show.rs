@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::list::ListedBackup;
+use super::{Circumstances, RepositorySettings};
 use crate::postgres::control_details::RecordedSettings;
 use crate::postgres::{PgMajor, SystemId, WalName};
 use crate::repo::manifest::{BackupSummary, Tablespace};
@@ -81,7 +81,11 @@ impl From<Missing> for MissingWal {
 }
 
 /// Tells of a backup.
-pub async fn run(settings: &RepositorySettings, id: BackupId) -> Result<ShowReport, Failure> {
+pub async fn run(
+    settings: &RepositorySettings,
+    id: BackupId,
+    circumstances: &Circumstances,
+) -> Result<ShowReport, Failure> {
     let showing = async {
         let repository = settings.open().await?;
         for identity in repository.read_identities().await?.all() {
@@ -93,7 +97,8 @@ pub async fn run(settings: &RepositorySettings, id: BackupId) -> Result<ShowRepo
                 _ => None,
             };
             let parts = backup.listing.parts;
-            return Ok(ShowReport { schema: 1, backup: ListedBackup::new(&backup, generation), parts, details });
+            let listed = ListedBackup::new(&backup, generation).with_mark(&repository, circumstances.now).await?;
+            return Ok(ShowReport { schema: 1, backup: listed, parts, details });
         }
         let message = format!("there is no backup `{id}` in {}", repository.describe());
         Err(Failure::new(FailureKind::Usage, message).with_hint("`pgark list` shows the backups"))

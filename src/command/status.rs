@@ -7,15 +7,17 @@ use serde::Serialize;
 
 use super::bounds::bounded;
 use super::check::{Finding, Level};
+use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
 use super::show::MissingWal;
+use super::status_expiry::{self, ExpiryStatus};
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, TimelineId};
 use crate::repo::health::{Concern, Gap, GapKind, Health, Newest, Severity, health};
 use crate::repo::intervals::Interval;
 use crate::repo::restore_target::Indexes;
 use crate::repo::stored_backups::BackupState;
-use crate::repo::{BackupId, Generation, Identity, Inventory, RepoError, Repository};
+use crate::repo::{BackupId, Generation, Identity, Inventory, Policy, RepoError, Repository};
 use crate::server::session::ServerFacts;
 use crate::server::{Conninfo, Session};
 
@@ -26,12 +28,16 @@ pub struct Status {
     pub repository: RepositorySettings,
     /// How to reach the server; `None`: do not try.
     pub conninfo: Option<Conninfo>,
+    /// What `expire` goes by.
+    pub policy: Policy,
 }
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatusReport {
     schema: u32,
+    /// When it was looked, by this machine's clock.
+    pub at: Timestamp,
     /// The repository.
     pub repository: String,
     /// Its newest generation, which all of this is about.
@@ -48,6 +54,8 @@ pub struct StatusReport {
     pub backups: BackupsStatus,
     /// How much there is.
     pub sizes: SizesStatus,
+    /// What `expire` would delete.
+    pub expiry: ExpiryStatus,
     /// What the server says; `None`: it was not asked.
     pub server: Option<ServerStatus>,
     /// What is not as it should be, the worst first.
@@ -183,15 +191,22 @@ impl StatusReport {
 
 /// Looks.
 pub async fn run(status: &Status, circumstances: &Circumstances) -> Result<StatusReport, Failure> {
-    bounded(look(status, circumstances.now), None, None).await
+    bounded(look(status, circumstances), None, None).await
 }
 
-async fn look(status: &Status, now: Timestamp) -> Result<StatusReport, Failure> {
+async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusReport, Failure> {
+    let now = circumstances.now;
     let repository = status.repository.open().await?;
     let identities = repository.read_identities().await?;
     let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
     let identity: &Identity = identities.newest().ok_or_else(none)?;
-    let (inventory, facts) = tokio::join!(repository.take_inventory(identity), ask_server(status.conninfo.as_ref()));
+    let (settings, policy) = (status.repository.clone(), status.policy.clone());
+    let expire = Expire { repository: settings, policy, dry_run: true, force: false, jobs: 1 };
+    let (inventory, facts, expiry) = tokio::join!(
+        repository.take_inventory(identity),
+        ask_server(status.conninfo.as_ref()),
+        status_expiry::look(&repository, &expire, circumstances)
+    );
     let inventory = inventory?;
     let health = health(&inventory);
     let times = Times::read(&repository, &inventory, &health).await?;
@@ -200,6 +215,7 @@ async fn look(status: &Status, now: Timestamp) -> Result<StatusReport, Failure> 
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Ok(StatusReport {
         schema: 1,
+        at: now,
         repository: repository.describe(),
         generation: identity.generation,
         cluster: identity.ident().to_string(),
@@ -208,6 +224,7 @@ async fn look(status: &Status, now: Timestamp) -> Result<StatusReport, Failure> 
         gaps: health.gaps.iter().map(gap_status).collect(),
         backups: backups_status(&inventory, &health, now),
         sizes: sizes(&inventory, &health),
+        expiry,
         server: facts.map(server_status),
         findings,
     })

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
+use super::verify_deep::Chains;
 use crate::postgres::{SegmentName, WalName};
 use crate::repo::ancestry::Ancestry;
 use crate::repo::archive::ReadBounds;
@@ -34,6 +35,8 @@ pub struct Verify {
     pub wal_only: bool,
     /// Only what was written since, by the store's clock.
     pub since: Option<Timestamp>,
+    /// The records of WAL, too: their checksums, and how they hang together.
+    pub deep: bool,
     /// Objects at once.
     pub jobs: usize,
     /// How long faults of the store are borne.
@@ -87,6 +90,8 @@ pub struct VerifyReport {
     pub wal: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Records of WAL that were looked at; `None`: they were not asked for.
+    pub records: Option<u64>,
     /// Objects that were deleted by somebody meanwhile.
     pub gone: usize,
     /// The share that was looked at, in percent.
@@ -134,6 +139,7 @@ pub async fn run(verify: &Verify) -> Result<VerifyReport, Failure> {
 pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyReport, Failure> {
     let report = VerifyReport {
         schema: 1,
+        records: verify.deep.then_some(0),
         percent: verify.sample.as_ref().map(|sample| sample.percent),
         seed: verify.sample.as_ref().map(|sample| sample.seed.clone()),
         ..VerifyReport::default()
@@ -245,19 +251,36 @@ impl Verifier<'_> {
         let (bounds, retry) = (self.bounds(), self.verify.retry);
         let reading = due.into_iter().map(|(key, object, bytes)| {
             let (archive, bounds) = (&archive, &bounds);
+            let segment = match object {
+                WalKey::File(WalName::Segment(segment)) if self.verify.deep => Some(segment),
+                _ => None,
+            };
             async move {
                 let read = || async {
-                    Ok(archive.verify_object(&object, identity.ident(), size, bounds).await?.map(|()| bytes))
+                    Ok(match segment {
+                        Some(segment) => (archive.verify_records(segment, identity.ident(), size, bounds).await?)
+                            .map(|walked| (bytes, Some((segment, walked)))),
+                        None => (archive.verify_object(&object, identity.ident(), size, bounds).await?)
+                            .map(|()| (bytes, None)),
+                    })
                 };
                 (key, with_retries(read, retry).await)
             }
         });
-        let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
+        let mut chains = Chains::new(holdings);
+        // In their order: each segment is judged by the one before.
+        let mut outcomes = stream::iter(reading).buffered(self.verify.jobs.max(1));
         while let Some((key, outcome)) = outcomes.next().await {
             self.report.wal += usize::from(matches!(outcome, Ok(Some(_))));
             // Deleted since it was listed: what backups need was looked for in the listing.
             self.report.gone += usize::from(matches!(outcome, Ok(None)));
-            self.judge(&key, outcome);
+            if let Ok(Some((_, Some((segment, walked))))) = &outcome {
+                self.report.records = self.report.records.map(|records| records + walked.records);
+                if let Some(fault) = chains.judge(*segment, walked) {
+                    self.find(Verdict::Damaged, &key, fault);
+                }
+            }
+            self.judge(&key, outcome.map(|read| read.map(|(bytes, _)| bytes)));
             if self.report.incomplete {
                 return;
             }

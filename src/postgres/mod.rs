@@ -20,9 +20,11 @@ pub mod relation_file;
 pub mod segment;
 pub mod tablespace_map;
 pub mod timeline;
+pub mod wal_chain;
 pub mod wal_header;
 pub mod wal_index;
 pub mod wal_name;
+pub mod wal_record;
 pub mod wal_records;
 pub mod xid;
 

@@ -10,7 +10,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::wal_records::{Ending, RECORD_HEADER, RecordHeader, Visitor, WalRecords, XLOG};
+use super::wal_record::{RECORD_HEADER, RecordHeader, XLOG};
+use super::wal_records::{Ending, Visitor, WalRecords};
 use super::{Lsn, PgMajor, Xid, XidRange};
 
 /// The most restore points that an index names.

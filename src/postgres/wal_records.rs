@@ -2,63 +2,24 @@
 //!
 //! It finds where records begin and end, over page and piece borders, and shows the beginning of those that a
 //! [`Visitor`] wants. What records mean is not its business: that is `wal_index`. Bodies are passed over, not copied, and
-//! no checksum is computed: that a record is one is told by its length, by the link to the record before it and by
-//! the headers of the pages it lies on. Any bytes at all are walked without harm.
+//! no checksum is computed, which is `wal_chain`'s business: that a record is one is told by its length, by the link to the
+//! record before it and by the headers of the pages it lies on. Any bytes at all are walked without harm.
 //!
 //! Source: `XLogPageHeaderData` in `access/xlog_internal.h`, `XLogRecord` in `access/xlogrecord.h`, and the reader in
 //! `access/transam/xlogreader.c`; the same in PostgreSQL 13 to 18.
 
+use super::Lsn;
 use super::wal_header::{FIRST_IS_CONTINUATION, WalHeader, u32_at, u64_at};
-use super::{Lsn, Xid};
+use super::wal_record::{RECORD_HEADER, RecordHeader};
 
 const SHORT_HEADER: u64 = 24;
 const LONG_HEADER: u64 = WalHeader::LEN as u64;
-/// Bytes that every record begins with.
-pub const RECORD_HEADER: usize = 24;
 /// Records begin on multiples of this, pages hold a whole number of it: so the length of a record is never split.
 const ALIGNMENT: u64 = 8;
 
 const FIRST_IS_OVERWRITTEN_CONTINUATION: u16 = 0x8;
 /// The flags that a short header may have: all but "long".
 const SHORT_HEADER_FLAGS: u16 = 0xD;
-
-/// `RM_XLOG_ID`, the resource manager of the WAL itself.
-pub const XLOG: u8 = 0;
-const XLOG_SWITCH: u8 = 0x40;
-
-/// What every record begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordHeader {
-    /// Where the record begins.
-    pub lsn: Lsn,
-    /// All its bytes, these included.
-    pub length: u32,
-    /// The transaction it belongs to; 0 for none.
-    pub xid: Xid,
-    /// Where the record before it begins.
-    pub previous: Lsn,
-    /// The kind of record, as its resource manager numbers them.
-    pub info: u8,
-    /// The resource manager.
-    pub manager: u8,
-}
-
-impl RecordHeader {
-    fn parse(lsn: Lsn, bytes: &[u8; RECORD_HEADER]) -> Self {
-        RecordHeader {
-            lsn,
-            length: u32_at(bytes, 0),
-            xid: Xid(u32_at(bytes, 4)),
-            previous: Lsn(u64_at(bytes, 8)),
-            info: bytes[16],
-            manager: bytes[17],
-        }
-    }
-
-    fn ends_the_segment(&self) -> bool {
-        self.manager == XLOG && self.info & 0xF0 == XLOG_SWITCH
-    }
-}
 
 /// Who looks at records.
 pub trait Visitor {
@@ -67,6 +28,16 @@ pub trait Visitor {
 
     /// A wanted record that lies wholly in the segment: its first bytes, as many as were wanted and are there.
     fn see(&mut self, record: &RecordHeader, start: &[u8]);
+
+    /// A record begins: what is taken from now on is of it. One that has not ended never will.
+    fn begin(&mut self, _lsn: Lsn) {}
+
+    /// The next bytes, without headers of pages. Those before the first record are the end of one that began in the
+    /// segment before.
+    fn take(&mut self, _bytes: &[u8]) {}
+
+    /// All of the record was taken.
+    fn end(&mut self) {}
 }
 
 /// How the walk ended.
@@ -79,6 +50,30 @@ pub enum Ending {
     Cut,
     /// At bytes that are not WAL, before its end.
     Damaged,
+}
+
+/// How far the WAL of a segment goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// To its end.
+    Full,
+    /// To a switch: the rest counts for nothing.
+    Switched,
+    /// Only to here.
+    Until(Lsn),
+}
+
+/// Where a walk came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The first page's header.
+    pub header: WalHeader,
+    /// The first page says that the record before it was given up: the server crashed within it.
+    pub overwrites: bool,
+    /// The timeline of the last page that was read.
+    pub timeline: u32,
+    /// How far the WAL goes.
+    pub extent: Extent,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +95,11 @@ pub struct WalRecords<V> {
     at: u64,
     /// The first page's header, once it was read.
     first: Option<WalHeader>,
+    /// What that page says besides.
+    overwrites: bool,
+    /// Where the WAL seems to end, or where it is damaged, and how.
+    stopped: Lsn,
+    damage: &'static str,
     /// The timeline of the page before.
     timeline: u32,
     page_header: Vec<u8>,
@@ -124,6 +124,9 @@ impl<V: Visitor> WalRecords<V> {
             course: Course::Walking,
             at: 0,
             first: None,
+            overwrites: false,
+            stopped: Lsn::INVALID,
+            damage: "it ends too early",
             timeline: 0,
             page_header: Vec::with_capacity(WalHeader::LEN),
             left: 0,
@@ -174,6 +177,31 @@ impl<V: Visitor> WalRecords<V> {
         (self.visitor, ending)
     }
 
+    /// Where the walk came to; or where it found what is no WAL, and what.
+    pub fn reached(&self) -> Result<Reached, (Lsn, &'static str)> {
+        let here = self.position();
+        let Some(header) = self.first.filter(|_| self.is_over()) else {
+            return Err((here, self.damage));
+        };
+        let extent = match self.course {
+            Course::Walking => Extent::Full,
+            Course::Switched => Extent::Switched,
+            Course::Ending | Course::Stopped => Extent::Until(self.stopped),
+            Course::Damaged => return Err((self.stopped, self.damage)),
+        };
+        Ok(Reached { header, overwrites: self.overwrites, timeline: self.timeline, extent })
+    }
+
+    /// Who looks.
+    pub fn visitor(&self) -> &V {
+        &self.visitor
+    }
+
+    fn damaged(&mut self, at: Lsn, how: &'static str) {
+        self.course = Course::Damaged;
+        (self.stopped, self.damage) = (at, how);
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.course, Course::Switched | Course::Damaged)
             || self.first.is_some_and(|first| self.at >= first.segment_size.bytes())
@@ -184,29 +212,35 @@ impl<V: Visitor> WalRecords<V> {
         let Some(first) = self.first else {
             return self.enter_segment();
         };
-        let Some(header) = self.page_header.first_chunk::<{ SHORT_HEADER as usize }>() else {
+        let Some(&header) = self.page_header.first_chunk::<{ SHORT_HEADER as usize }>() else {
             return;
         };
         let magic = u16::from_le_bytes([header[0], header[1]]);
         let flags = u16::from_le_bytes([header[2], header[3]]);
-        let (timeline, position) = (u32_at(header, 4), Lsn(u64_at(header, 8)));
+        let (timeline, position) = (u32_at(&header, 4), Lsn(u64_at(&header, 8)));
         let here = Lsn(first.start.0.wrapping_add(self.at - SHORT_HEADER));
         // Not yet written: zeros, or what the file held when it was another segment.
         let belongs = magic == first.ident.major.page_magic() && position == here;
-        self.course = match self.course {
-            Course::Walking | Course::Ending if !belongs => Course::Stopped,
-            Course::Ending | Course::Stopped if belongs => Course::Damaged,
-            Course::Walking if flags & !SHORT_HEADER_FLAGS != 0 || timeline < self.timeline => Course::Damaged,
-            course => course,
-        };
+        match self.course {
+            Course::Walking if !belongs => (self.course, self.stopped) = (Course::Stopped, here),
+            Course::Ending if !belongs => self.course = Course::Stopped,
+            Course::Ending | Course::Stopped if belongs => {
+                self.damaged(self.stopped, "the WAL seems to end, but later pages follow")
+            }
+            Course::Walking if flags & !SHORT_HEADER_FLAGS != 0 => self.damaged(here, "the page has unknown flags"),
+            Course::Walking if timeline < self.timeline => {
+                self.damaged(here, "the page is of an older timeline than the one before")
+            }
+            _ => {}
+        }
         if self.course == Course::Walking {
             self.timeline = timeline;
-            self.go_on(flags, u64::from(u32_at(header, 16)));
+            self.go_on(here, flags, u64::from(u32_at(&header, 16)));
         }
     }
 
     /// What the page says about the record that it begins with must be what the page before left over.
-    fn go_on(&mut self, flags: u16, remaining: u64) {
+    fn go_on(&mut self, here: Lsn, flags: u16, remaining: u64) {
         if flags & FIRST_IS_OVERWRITTEN_CONTINUATION != 0 {
             // The server crashed within a record, and went on here as if it had never begun.
             self.left = 0;
@@ -214,16 +248,16 @@ impl<V: Visitor> WalRecords<V> {
             self.held.clear();
             self.record = None;
         } else if (flags & FIRST_IS_CONTINUATION != 0) != (self.left > 0) || self.left > 0 && remaining != self.left {
-            self.course = Course::Damaged;
+            self.damaged(here, "the page does not go on with the record that the page before begins");
         }
     }
 
     fn enter_segment(&mut self) {
         let Ok(header) = WalHeader::parse(&self.page_header) else {
-            self.course = Course::Damaged;
-            return;
+            return self.damaged(Lsn::INVALID, "the first page has no header");
         };
         self.first = Some(header);
+        self.overwrites = self.page_header[2] & FIRST_IS_OVERWRITTEN_CONTINUATION as u8 != 0;
         self.timeline = header.timeline.get();
         self.left = u64::from(header.continued);
     }
@@ -243,7 +277,7 @@ impl<V: Visitor> WalRecords<V> {
         }
         // PostgreSQL clears a page before it writes the first record on it.
         if self.course == Course::Ending && bytes.iter().any(|byte| *byte != 0) {
-            self.course = Course::Damaged;
+            self.damaged(self.stopped, "no record begins here, though the page goes on");
         }
     }
 
@@ -256,6 +290,8 @@ impl<V: Visitor> WalRecords<V> {
             }
             // Nearly every record lies in one piece: nothing is copied.
             if let Some(whole) = bytes.get(..record.length as usize) {
+                self.visitor.begin(record.lsn);
+                self.visitor.take(whole);
                 self.pass(record, whole);
                 return whole.len();
             }
@@ -271,8 +307,10 @@ impl<V: Visitor> WalRecords<V> {
             if self.accepts_length(length) {
                 self.left = u64::from(length) - ALIGNMENT;
                 self.needed = RECORD_HEADER;
+                self.visitor.begin(self.begun);
+                self.visitor.take(&self.held);
             } else if xid != 0 {
-                self.course = Course::Damaged;
+                self.damaged(self.begun, "no record begins here, though the page goes on");
             }
         }
         taken
@@ -287,6 +325,7 @@ impl<V: Visitor> WalRecords<V> {
             self.held.extend_from_slice(&bytes[..taken]);
         }
         self.left -= taken as u64;
+        self.visitor.take(&bytes[..taken]);
         if let (None, Some(start)) = (self.record, self.held.first_chunk::<RECORD_HEADER>()) {
             let record = RecordHeader::parse(self.begun, start);
             if !self.accepts(&record) {
@@ -297,8 +336,9 @@ impl<V: Visitor> WalRecords<V> {
         }
         if self.left == 0 {
             let held = std::mem::take(&mut self.held);
-            if let Some(record) = self.record.take() {
-                self.pass(record, &held);
+            match self.record.take() {
+                Some(record) => self.pass(record, &held),
+                None => self.visitor.end(),
             }
             self.held = held;
             self.held.clear();
@@ -312,6 +352,7 @@ impl<V: Visitor> WalRecords<V> {
         if wanted > 0 {
             self.visitor.see(&record, &start[..wanted]);
         }
+        self.visitor.end();
         self.previous = Some(record.lsn);
         if record.ends_the_segment() {
             self.course = Course::Switched;
@@ -319,9 +360,10 @@ impl<V: Visitor> WalRecords<V> {
     }
 
     fn accepts_length(&mut self, length: u32) -> bool {
+        let here = if self.held.is_empty() { self.position() } else { self.begun };
         match length as usize {
-            0 => self.course = Course::Ending,
-            1..RECORD_HEADER => self.course = Course::Damaged,
+            0 => (self.course, self.stopped) = (Course::Ending, here),
+            1..RECORD_HEADER => self.damaged(here, "no record is that short"),
             _ => return true,
         }
         false
@@ -334,7 +376,7 @@ impl<V: Visitor> WalRecords<V> {
             None => record.previous < record.lsn,
         };
         if !linked {
-            self.course = Course::Damaged;
+            self.damaged(record.lsn, "the record is not linked to the one before");
         }
         linked
     }
@@ -347,6 +389,7 @@ impl<V: Visitor> WalRecords<V> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::PgMajor;
+    use super::super::wal_record::{XLOG, XLOG_SWITCH};
     use super::*;
     use proptest::prelude::*;
 
@@ -420,7 +463,9 @@ pub(super) mod tests {
             let mut record = ((RECORD_HEADER + body.len()) as u32).to_le_bytes().to_vec();
             record.extend(xid.to_le_bytes());
             record.extend(self.previous.to_le_bytes());
-            record.extend([info, manager, 0, 0, 1, 2, 3, 4]);
+            record.extend([info, manager, 0, 0]);
+            let crc = crc32c::crc32c_append(crc32c::crc32c(body), &record);
+            record.extend(crc.to_le_bytes());
             record.extend(body);
             self.previous = here;
             (Lsn(here), self.write(&record, false))

@@ -11,6 +11,7 @@ use super::ancestry::Base;
 use super::archive::ReadBounds;
 use super::backup_id::BackupId;
 use super::error::RepoError;
+use super::keep::Mark;
 use super::layout::{BackupKey, Generation, WalKey};
 use super::lease::Held;
 use super::manifest::BackupSummary;
@@ -48,6 +49,8 @@ pub struct HeldBackup {
     pub pieces: Vec<Piece>,
     /// From its manifest; `None` without one, or where it cannot be understood.
     pub facts: Option<BackupFacts>,
+    /// The operator's word that it must stay.
+    pub mark: Option<Mark>,
 }
 
 impl HeldBackup {
@@ -56,8 +59,12 @@ impl HeldBackup {
         self.pieces.iter().find(|piece| piece.key == BackupKey::Manifest)
     }
 
-    /// Whether an operator wants it to stay.
-    pub fn is_marked(&self) -> bool {
+    /// The mark of an operator who wants it to stay, if it counts at a time.
+    pub fn mark_at(&self, now: Timestamp) -> Option<&Mark> {
+        self.mark.as_ref().filter(|mark| mark.holds(now))
+    }
+
+    fn has_mark(&self) -> bool {
         self.pieces.iter().any(|piece| piece.key == BackupKey::Keep)
     }
 
@@ -189,7 +196,7 @@ impl Repository {
                 return Visit::More;
             };
             if backups.last().is_none_or(|last| last.id != id) {
-                backups.push(HeldBackup { id, pieces: Vec::new(), facts: None });
+                backups.push(HeldBackup { id, pieces: Vec::new(), facts: None, mark: None });
             }
             if let Some(backup) = backups.last_mut() {
                 backup.pieces.push(Piece { key, bytes: listed.size, modified: modified(listed) });
@@ -205,6 +212,9 @@ impl Repository {
                         Some(facts) => Some(facts),
                         None => self.read_facts(generation, backup.id).await?,
                     };
+                }
+                if backup.has_mark() {
+                    backup.mark = self.read_mark(generation, backup.id).await?;
                 }
                 Ok::<_, RepoError>(backup)
             }

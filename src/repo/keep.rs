@@ -1,14 +1,14 @@
-//! The word of an operator that a backup must stay: an object beside its manifest.
+//! The word of an operator that a backup must stay, for ever or until a time: an object beside its manifest.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::backup_id::BackupId;
 use super::error::RepoError;
 use super::layout::{BackupKey, Generation};
 use super::wal_object::Writer;
-use crate::storage::{Put, UserMetadata};
+use crate::storage::{Get, ObjectStoreExt, Put, UserMetadata};
 
 #[derive(Serialize)]
 struct Keep<'a> {
@@ -16,10 +16,32 @@ struct Keep<'a> {
     backup: BackupId,
     reason: &'a str,
     since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
     writer: String,
 }
 
+/// What a mark says. One that cannot be read holds for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Mark {
+    /// From then on, by the store's clock, it counts no longer; `None`: it always does.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// The operator's words.
+    #[serde(default)]
+    pub reason: String,
+}
+
 const FORMAT: &str = "pgark-keep-1";
+/// Enough for any reason.
+const LARGEST: usize = 64 << 10;
+
+impl Mark {
+    /// Whether it counts at a time.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
 
 impl Repository {
     /// Marks a backup, which may not be complete yet, as one that is never expired.
@@ -31,15 +53,55 @@ impl Repository {
         reason: &str,
         writer: &Writer,
     ) -> Result<Put, RepoError> {
+        self.mark(generation, id, now, &Mark { until: None, reason: reason.to_owned() }, writer).await
+    }
+
+    /// Marks a backup, perhaps only for a time.
+    pub async fn mark(
+        &self,
+        generation: Generation,
+        id: BackupId,
+        now: Timestamp,
+        mark: &Mark,
+        writer: &Writer,
+    ) -> Result<Put, RepoError> {
         let key = self.layout.backup(generation, id, BackupKey::Keep);
-        let keep = Keep { format: FORMAT, backup: id, reason, since: now, writer: writer.to_string() };
+        let Mark { until, reason } = mark;
+        let writer = writer.to_string();
+        let keep = Keep { format: FORMAT, backup: id, reason, since: now, until: *until, writer };
         let mut json = serde_json::to_vec(&keep).map_err(|e| RepoError::damaged(&key, e.to_string()))?;
         json.push(b'\n');
         Ok(self.store.put(&key, json.into(), &UserMetadata::new()).await?)
     }
 
+    /// The mark of a backup; `None` if it has none.
+    pub async fn read_mark(&self, generation: Generation, id: BackupId) -> Result<Option<Mark>, RepoError> {
+        let key = self.layout.backup(generation, id, BackupKey::Keep);
+        let Get::Found(found) = self.store.get(&key, 0, None).await? else {
+            return Ok(None);
+        };
+        let json = self.store.read_start(&key, found, LARGEST).await?;
+        Ok(Some(serde_json::from_slice(&json).unwrap_or_default()))
+    }
+
     /// Takes the mark away.
     pub async fn unkeep(&self, generation: Generation, id: BackupId) -> Result<(), RepoError> {
         Ok(self.store.delete(&self.layout.backup(generation, id, BackupKey::Keep)).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_that_cannot_be_read_holds_for_ever() {
+        let now: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
+        for json in ["", "{}", "[]", "{\"until\": 7}", "{\"until\": \"soon\"}", "{\"until\": null, \"more\": 1}"] {
+            let mark: Mark = serde_json::from_str(json).unwrap_or_default();
+            assert!(mark.holds(now) && mark.holds(Timestamp::MAX), "{json}");
+        }
+        let mark: Mark = serde_json::from_str("{\"until\": \"2026-11-23T00:00:00Z\"}").unwrap();
+        assert!(!mark.holds(now) && mark.holds("2026-11-22T23:59:59Z".parse().unwrap()));
     }
 }

@@ -21,6 +21,7 @@ pub mod layout;
 pub mod lease;
 pub mod manifest;
 pub mod manifest_entries;
+pub mod outlook;
 pub mod planning;
 pub mod policy;
 mod reach;

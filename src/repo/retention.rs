@@ -33,8 +33,8 @@ pub enum Why {
     Newest,
     /// A rule of the policy wants it.
     Policy(Rule),
-    /// An operator marked it.
-    Marked,
+    /// An operator marked it; until then.
+    Marked(Option<Timestamp>),
     /// A restore or a backup is at work with it.
     InUse,
     /// Moments of a timeline can be restored from it alone.
@@ -52,7 +52,8 @@ impl fmt::Display for Why {
         match self {
             Why::Newest => f.write_str("newest"),
             Why::Policy(rule) => rule.fmt(f),
-            Why::Marked => f.write_str("marked by `keep`"),
+            Why::Marked(None) => f.write_str("marked by `keep`"),
+            Why::Marked(Some(until)) => write!(f, "marked by `keep` until {until}"),
             Why::InUse => f.write_str("in use"),
             Why::Window(timeline) => write!(f, "the window of timeline {} begins in it", timeline.get()),
             Why::Unreadable => f.write_str("its manifest cannot be read"),
@@ -204,8 +205,8 @@ fn whole(holdings: &Holdings, leases: &[&Held], policy: &Policy, now: Timestamp)
             (Some(_), None) => stay(backup.id, Why::NoTime),
             (Some(_), Some(time)) => timed.push((time, backup.id)),
         }
-        if backup.is_marked() {
-            stay(backup.id, Why::Marked);
+        if let Some(mark) = backup.mark_at(now) {
+            stay(backup.id, Why::Marked(mark.until));
         }
         if is_leased(leases, backup.id) {
             stay(backup.id, Why::InUse);
@@ -257,8 +258,8 @@ fn unfinished(holdings: &Holdings, leases: &[&Held], now: Timestamp) -> (Stays, 
             begun = begun.min(times().flatten().min().unwrap_or(now));
         }
         // Without its manifest a copy can still be unpacked by hand.
-        if backup.is_marked() {
-            why.insert(Why::Marked);
+        if let Some(mark) = backup.mark_at(now) {
+            why.insert(Why::Marked(mark.until));
         }
         if !why.is_empty() {
             stays.insert(backup.id, why);

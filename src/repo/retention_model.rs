@@ -196,6 +196,7 @@ struct Seen {
     moments: usize,
     frozen: usize,
     refused: usize,
+    lapsed: usize,
 }
 
 impl Seen {
@@ -207,6 +208,7 @@ impl Seen {
         self.moments += other.moments;
         self.frozen += other.frozen;
         self.refused += other.refused;
+        self.lapsed += other.lapsed;
     }
 }
 
@@ -226,13 +228,18 @@ fn judge(seed: u64, seen: &mut Seen) {
     let leases: Vec<&Held> = leases.iter().filter(ours).copied().collect();
     let is_leased = |id| leases.iter().any(|held| held.lease.as_ref().is_none_or(|lease| lease.backup == id));
     let stays = |id| plan.keep.iter().any(|stay| stay.id == id);
+    let marked = |backup: &HeldBackup| match &backup.mark {
+        Some(mark) => mark.until.is_none_or(|until| until > now),
+        None => false,
+    };
+    seen.lapsed += holdings.backups.iter().filter(|backup| backup.mark.is_some() && !marked(backup)).count();
     let mut begun = now;
     for backup in holdings.backups.iter().filter(|backup| backup.manifest().is_none()) {
         let young = backup.pieces.iter().any(|piece| piece.modified.is_none_or(|time| time + day >= now));
         if young || is_leased(backup.id) {
             begun = begun.min(backup.pieces.iter().filter_map(|piece| piece.modified).min().unwrap_or(now));
         }
-        assert_eq!(stays(backup.id), young || is_leased(backup.id) || backup.is_marked());
+        assert_eq!(stays(backup.id), young || is_leased(backup.id) || marked(backup));
         seen.remains += usize::from(!stays(backup.id));
     }
 
@@ -243,7 +250,7 @@ fn judge(seed: u64, seen: &mut Seen) {
     let timed: Vec<_> = readable().filter_map(|backup| Some((time(backup)?, backup.id))).collect();
     let newest = timed.iter().max().map(|(_, id)| *id);
     let lasting = |backup: &HeldBackup| {
-        backup.facts.is_none() || time(backup).is_none() || backup.is_marked() || newest == Some(backup.id)
+        backup.facts.is_none() || time(backup).is_none() || marked(backup) || newest == Some(backup.id)
     };
     let by_policy = wanted(&timed, &policy, now);
     let lasting: BTreeSet<BackupId> =
@@ -367,5 +374,8 @@ fn nothing_needed_goes_and_nothing_else_stays() {
     });
     println!("{seen:?}");
     let enough = seen.deleted_backups.min(seen.deleted_wal).min(seen.moments).min(seen.remains) > 5_000;
-    assert!(enough && seen.anchors > 1_000 && seen.frozen > 1_000 && seen.refused > 1_000, "{seen:?}");
+    assert!(
+        enough && seen.anchors > 1_000 && seen.frozen > 1_000 && seen.refused > 1_000 && seen.lapsed > 1_000,
+        "{seen:?}"
+    );
 }

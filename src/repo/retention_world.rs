@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use super::ancestry::Base;
 use super::backup_id::BackupId;
 use super::holdings::{BackupFacts, HeldBackup, HeldWal, Holdings, Piece};
+use super::keep::Mark;
 use super::layout::{BackupKey, Generation, WalKey};
 use super::lease::{Held, Lease};
 use super::policy::Policy;
@@ -118,8 +119,11 @@ impl World {
         for part in 1..=self.rng.random_range(0..3) {
             pieces.push(Piece { key: BackupKey::Part(part), bytes: 20, modified: self.modified() });
         }
-        if self.chance(6) {
+        let mut mark = None;
+        if self.chance(9) {
             pieces.push(Piece { key: BackupKey::Keep, bytes: 1, modified: self.modified() });
+            let until = self.chance(50).then(|| hour(self.now + self.rng.random_range(0..400)));
+            mark = Some(Mark { until, reason: String::new() });
         }
         for _ in 0..self.rng.random_range(0..3) {
             self.now += self.rng.random_range(0..3);
@@ -140,7 +144,7 @@ impl World {
             facts = (self.rng.random_range(0..400) > 0).then_some(BackupFacts { base, segment_size: size() });
         }
         if !pieces.is_empty() {
-            self.holdings.backups.push(HeldBackup { id, pieces, facts });
+            self.holdings.backups.push(HeldBackup { id, pieces, facts, mark });
         }
     }
 

@@ -13,7 +13,8 @@ use super::layout::{BackupKey, WalKey};
 use super::manifest_entries::{Manifest, PartEntry};
 use super::stored_object::StoredObject;
 use super::wal_object::Expected;
-use crate::postgres::{ClusterIdent, SegmentSize, WalName};
+use crate::postgres::wal_chain::{ChainWalker, Walked};
+use crate::postgres::{ClusterIdent, SegmentName, SegmentSize, WalName};
 use crate::storage::Get;
 use crate::stream::part_reader::PartSink;
 use crate::stream::{PartReader, Receipt, Resumable, Sha256Hasher, UnpackError, WantedExtent};
@@ -125,5 +126,32 @@ impl WalArchive {
         let expected = Expected { name, ident: Some(ident), segment_size };
         let key = self.layout.wal_key(self.generation, object);
         Ok(self.read_at(&key, expected, io::sink(), bounds).await?.map(drop))
+    }
+
+    /// The same of a segment, whose records are looked at, too.
+    pub async fn verify_records(
+        &self,
+        segment: SegmentName,
+        ident: ClusterIdent,
+        segment_size: Option<SegmentSize>,
+        bounds: &ReadBounds,
+    ) -> Result<Option<Walked>, RepoError> {
+        let expected = Expected { name: WalName::Segment(segment), ident: Some(ident), segment_size };
+        let read = self.read(expected, Walk(ChainWalker::default()), bounds).await?;
+        Ok(read.map(|(_, Walk(walker))| walker.finish()))
+    }
+}
+
+/// Walks over what is written to it.
+struct Walk(ChainWalker);
+
+impl io::Write for Walk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.feed(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

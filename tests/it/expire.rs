@@ -14,6 +14,7 @@ use pgark::command::expire_report::ExpireReport;
 use pgark::command::store_clock::Clock;
 use pgark::command::{Circumstances, Failure, FailureKind, RepositorySettings, StoreSettings};
 use pgark::postgres::{ClusterIdent, Lsn, SystemId, TimelineId, WalName};
+use pgark::repo::keep::Mark;
 use pgark::repo::manifest::BackupSummary;
 use pgark::repo::{BackupId, BackupKey, Generation, Lease, Manifest, Policy, Repository, Writer};
 use pgark::storage::faulty::FaultyStore;
@@ -381,6 +382,33 @@ fn a_mark_or_a_lease_that_comes_meanwhile_counts() {
 }
 
 /// A restore begins, or a backup is finished, after the backups were deleted and before their WAL is.
+/// By the store's clock: this machine's may say what it wants.
+#[test]
+fn a_mark_for_a_time_counts_until_then() {
+    run(async {
+        let stage = Stage::days(5).await;
+        let offset = |seconds: i64| Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        for (number, until) in [(1, Some(offset(3600))), (2, Some(offset(-1))), (3, None)] {
+            let mark = Mark { until, reason: "because".into() };
+            let put = stage.repository.mark(Generation(1), id(number), Timestamp::now(), &mark, &writer()).await;
+            assert_eq!(put.unwrap(), Put::Created);
+            assert_eq!(stage.repository.read_mark(Generation(1), id(number)).await.unwrap(), Some(mark));
+        }
+        let policy = Policy { wal_within: Some(DAY), ..keep_full(2) };
+        let mut wanted = wanted(policy);
+        wanted.force = true;
+        let mut wrong = circumstances();
+        wrong.now = offset(86400 * 1000);
+        let report = run_on(&stage.repository, &wanted, &wrong, |_| true).await.unwrap();
+        assert_eq!(stage.there().await.0, [1, 3, 4, 5]);
+        let reasons: Vec<String> =
+            report.generations[0].keep.iter().take(2).map(|kept| kept.reasons.join(", ")).collect();
+        assert!(reasons[0].starts_with("marked by `keep` until 2"), "{reasons:?}");
+        assert_eq!(reasons[1], "marked by `keep`");
+        assert!(!stage.keys().await.iter().any(|key| key.contains(&id(2).to_string())), "its mark went with it");
+    });
+}
+
 #[test]
 fn wal_that_is_needed_meanwhile_stays() {
     for lease in [false, true] {
@@ -596,6 +624,76 @@ fn the_program_expires_a_directory() {
     let json = call(&["expire", "--dry-run", "--json"]).run().quiet_success().stdout;
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(report["schema"], 1);
+    // `status` makes the same plan.
+    let status = |name: &str, value: &str| {
+        let outcome = call(&["status", "--no-server", "--json"]).env(name, value).run();
+        serde_json::from_str::<serde_json::Value>(&outcome.stdout).unwrap()["expiry"].clone()
+    };
+    let expiry = status("PGARK_RETENTION__KEEP_FULL", "2");
+    let going = report["generations"][0]["delete"].as_array().unwrap();
+    let sum = |field: &str| going.iter().map(|going| going[field].as_u64().unwrap()).sum::<u64>();
+    let kind = |kind: &str| going.iter().filter(|going| going["kind"] == kind).count();
+    assert!(kind("backup") == 1 && kind("wal") == 2, "{report}");
+    assert_eq!(
+        (&expiry["backups"], &expiry["wal"], &expiry["bytes"]),
+        (&kind("backup").into(), &kind("wal").into(), &sum("bytes").into()),
+        "{expiry}"
+    );
+    assert_eq!((&expiry["objects"], &expiry["next"]), (&(sum("objects") + 1).into(), &serde_json::Value::Null));
+    let text = call(&["status", "--no-server"]).run().stdout;
+    assert!(text.contains("`pgark expire` would delete 1 backup and "), "{text}");
+    let off = call(&["status", "--no-server"]).without("PGARK_RETENTION__KEEP_FULL").run().stdout;
+    assert!(off.contains("no policy is set under [retention]"), "{off}");
+
+    // One that is marked for a time goes when that is over, or when it is too old, whichever is later.
+    let manifest = |number: u32| root.join(format!("main/1/backup/{}/manifest.json.zst", id(number)));
+    let written = |number: u32| Timestamp::try_from(manifest(number).metadata().unwrap().modified().unwrap()).unwrap();
+    let next = |expected: BackupId, at: Timestamp| {
+        let found = call(&["status", "--no-server", "--json"])
+            .env("PGARK_RETENTION__KEEP_WITHIN", "10d")
+            .env("PGARK_RETENTION__KEEP_FULL", "1")
+            .run();
+        let found: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+        let next = &found["expiry"]["next"];
+        assert_eq!(next["backup"], expected.to_string(), "{found}");
+        let late = next["at"].as_str().unwrap().parse::<Timestamp>().unwrap().duration_since(at).as_secs();
+        assert!((0..=2).contains(&late), "{late} s: {found}");
+    };
+    let ten_days = jiff::SignedDuration::from_hours(240);
+    next(id(2), written(2) + ten_days);
+    let until = (written(1) + ten_days + ten_days).round(jiff::Unit::Second).unwrap();
+    let kept =
+        call(&["keep", &first, "--until", &until.to_string(), "--reason", "for the audit"]).run().quiet_success();
+    assert_eq!(kept.stdout, format!("backup {first} stays until {until}\n"));
+    call(&["keep", &first, "--until", "2020-01-01T00:00:00Z"]).run().code(2).says("is past");
+    call(&["keep", &first, "--until", "soon"]).run().code(2).says("neither a time with an offset nor a duration");
+    let listed = call(&["list"]).run().stdout;
+    assert!(listed.contains(&format!("until {until}")), "{listed}");
+    let shown = call(&["show", &first]).run().stdout;
+    assert!(shown.contains(&format!("until {until}: for the audit")), "{shown}");
+    let json: serde_json::Value = serde_json::from_str(&call(&["list", "--json"]).run().stdout).unwrap();
+    assert_eq!(
+        (&json["backups"][0]["kept"], &json["backups"][0]["kept_until"], &json["backups"][0]["kept_reason"]),
+        (&true.into(), &until.to_string().into(), &"for the audit".into())
+    );
+    call(&["delete", &first]).run().code(2).says("is marked as one that must stay");
+    call(&["unkeep", &id(2).to_string()]).run().quiet_success();
+    call(&["keep", &id(2).to_string(), "--until", "300d"]).run().quiet_success();
+    call(&["keep", &id(3).to_string()]).run().quiet_success();
+    next(id(1), until);
+    // A mark that is over: as `list` says, and `keep` without a time replaces it.
+    let key = format!("main/1/backup/{first}/keep.json");
+    repository.alter(&key, |bytes| {
+        *bytes = br#"{"format":"pgark-keep-1","reason":"old","until":"2026-01-01T00:00:00Z"}"#.to_vec();
+    });
+    let shown = call(&["show", &first]).run().stdout;
+    assert!(shown.contains("no longer, since 2026-01-01T00:00:00Z: old"), "{shown}");
+    for number in [2, 3] {
+        call(&["unkeep", &id(number).to_string()]).run().quiet_success();
+    }
+    let again = call(&["keep", &first, "--reason", "because"]).run().quiet_success();
+    assert_eq!(again.stdout, format!("backup {first} stays until `pgark unkeep`\n"));
+
     let done = call(&["expire"]).run().quiet_success().stdout;
     assert!(done.ends_with(" deleted, 2.9 KiB\n") || done.contains("objects deleted"), "{done}");
     let keys = repository.keys();

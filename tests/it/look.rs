@@ -87,11 +87,11 @@ fn name(number: u64) -> String {
     format!("00000001{:016X}", number)
 }
 
-const FIRST: &str = "20261122T100000Z-0000000a";
-const SECOND: &str = "20261122T110000Z-0000000b";
+pub const FIRST: &str = "20261122T100000Z-0000000a";
+pub const SECOND: &str = "20261122T110000Z-0000000b";
 
 /// Segments 1 to 9, and two backups.
-fn archive(repository: &Repository) -> FakeCluster {
+pub fn archive(repository: &Repository) -> FakeCluster {
     let cluster = FakeCluster::new();
     for number in 1..=9 {
         cluster.segment(&name(number), number);

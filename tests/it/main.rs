@@ -42,5 +42,7 @@ mod restore_over;
 mod second_opinion;
 mod shutdown;
 mod verify;
+mod verify_deep;
 mod wal_index;
+mod watch;
 mod words;

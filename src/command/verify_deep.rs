@@ -1,0 +1,85 @@
+//! `verify --deep`: puts together what the records of the segments say about each other, in the order of the WAL.
+//!
+//! A segment goes on where the one before it ends: on its own timeline, or at a fork on the one that it left. Where that one is
+//! missing, damaged or not in the sample, a new chain begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::postgres::wal_chain::{Chain, Walked};
+use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
+use crate::repo::Holdings;
+use crate::repo::ancestry::{Ancestry, Leg};
+
+/// The chains of a generation. Of all segments that were seen it holds the last one, and those before forks.
+pub(super) struct Chains<'a> {
+    holdings: &'a Holdings,
+    /// Once the size of a segment is known.
+    forks: Option<Forks>,
+    last: Option<(SegmentName, Chain)>,
+    before_forks: BTreeMap<SegmentName, Chain>,
+}
+
+/// How timelines begin.
+struct Forks {
+    size: SegmentSize,
+    ancestry: Ancestry,
+    /// The segments behind which other timelines go on.
+    before: BTreeSet<SegmentName>,
+}
+
+impl<'a> Chains<'a> {
+    pub(super) fn new(holdings: &'a Holdings) -> Self {
+        Chains { holdings, forks: None, last: None, before_forks: BTreeMap::new() }
+    }
+
+    /// Takes what was found in a segment, in the order of names; gives what is wrong with it.
+    pub(super) fn judge(&mut self, name: SegmentName, walked: &Walked) -> Option<String> {
+        let Some(link) = &walked.link else {
+            self.last = None;
+            return walked.fault.clone();
+        };
+        if link.timeline() > name.timeline.get() {
+            self.last = None;
+            return Some(format!("its last page is of timeline {}, later than the one in its name", link.timeline()));
+        }
+        let forks = self.forks.get_or_insert_with(|| Forks::of(self.holdings, link.segment_size()));
+        let before = forks.before(name).and_then(|before| match &self.last {
+            Some((last, chain)) if *last == before => Some(*chain),
+            _ => self.before_forks.get(&before).copied(),
+        });
+        let (chain, fault) = match before.filter(|before| before.leads_to(link)) {
+            Some(before) => before.go_on(link),
+            None => (Chain::begin(link), None),
+        };
+        if forks.before.contains(&name) {
+            self.before_forks.insert(name, chain);
+        }
+        self.last = Some((name, chain));
+        walked.fault.clone().or(fault)
+    }
+}
+
+impl Forks {
+    fn of(holdings: &Holdings, size: SegmentSize) -> Self {
+        let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
+        let ancestry = Ancestry::new(size, timelines, &holdings.histories);
+        let mut forks = Forks { size, ancestry, before: BTreeSet::new() };
+        let begins = |timeline: TimelineId| Some(forks.ancestry.way(timeline)?.last()?.first);
+        let firsts: Vec<SegmentName> =
+            (forks.ancestry.timelines()).filter_map(|timeline| Some(size.name(timeline, begins(timeline)?))).collect();
+        forks.before = firsts.into_iter().filter_map(|first| forks.before(first)).collect();
+        forks
+    }
+
+    /// The segment that a segment goes on from.
+    fn before(&self, name: SegmentName) -> Option<SegmentName> {
+        let number = self.size.number(name).ok()?;
+        let before = SegmentNumber(number.0.checked_sub(1)?);
+        let giver = |way: &[Leg], number| way.iter().rev().find(|leg| leg.first <= number).map(|leg| leg.timeline);
+        let timeline = match self.ancestry.way(name.timeline) {
+            Some(way) if giver(way, number) == Some(name.timeline) => giver(way, before)?,
+            _ => name.timeline,
+        };
+        Some(self.size.name(timeline, before))
+    }
+}
