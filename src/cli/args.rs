@@ -173,6 +173,12 @@ pub struct WalPushArgs {
     /// Its name (%f) [default: the last part of PATH]
     #[arg(conflicts_with = "backfill")]
     pub name: Option<String>,
+    /// How many of the next segments to archive besides; 0: none [default: 8]
+    #[arg(long, value_name = "N")]
+    pub lookahead: Option<String>,
+    /// How many segments are compressed at once [default: 2]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<String>,
     /// When to give up [default: 60s]
     #[arg(long, value_name = "DURATION")]
     pub deadline: Option<String>,
@@ -288,6 +294,8 @@ impl Cli {
         ];
         if let Verb::WalPush(push) = &self.verb {
             flags.push(("wal.push_deadline", "--deadline", push.deadline.clone()));
+            flags.push(("wal.lookahead", "--lookahead", push.lookahead.clone()));
+            flags.push(("wal.jobs", "--jobs", push.jobs.clone()));
         }
         if let Verb::Basebackup(backup) = &self.verb {
             flags.push(("backup.jobs", "--jobs", backup.jobs.clone()));

@@ -244,6 +244,7 @@ fn push(args: &WalPushArgs, sources: &Sources) -> Result<u8, Failure> {
     match block_on(wal_push::run(WalPush { path, name, settings }, &circumstances))? {
         Pushed::Archived => tracing::info!("archived `{name}`"),
         Pushed::AlreadyThere => tracing::info!("`{name}` was archived before, with the same content"),
+        Pushed::ArchivedAhead => tracing::info!("`{name}` was archived ahead, and has not changed since"),
         Pushed::KeptBeside(key) => tracing::warn!("another `{name}` is archived already; this one is kept as `{key}`"),
     }
     Ok(exit::SUCCESS)

@@ -8,6 +8,7 @@ use super::run::block_on;
 use super::sources::{Origin, Sources};
 use super::values;
 use crate::command::bounds;
+use crate::command::look_ahead::LookAheadSettings;
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
 use crate::repo::Policy;
@@ -66,6 +67,11 @@ pub fn push(sources: &Sources) -> Result<PushSettings, Failure> {
         level: integer(sources, "wal.level")?,
         deadline: duration(sources, "wal.push_deadline")?,
         stop_deadline: duration(sources, "wal.stop_deadline")?,
+        look_ahead: LookAheadSettings {
+            segments: integer(sources, "wal.lookahead")?,
+            jobs: integer(sources, "wal.jobs")?,
+            spool: path(sources, "wal.spool"),
+        },
     })
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Circumstances;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
-use super::wal_push::{PushSettings, Pushed, archive_one, find_data_dir, prepare, retrying};
+use super::wal_push::{Opened, PushSettings, Pushed, archive_one, facts_of, find_data_dir, retrying};
 use crate::postgres::WalName;
 
 /// Where to look, and how to archive.
@@ -70,7 +70,8 @@ async fn each_file(backfill: Backfill, circumstances: &Circumstances) -> Result<
     let mut report = BackfillReport { schema: 1, ..BackfillReport::default() };
     for name in names {
         let each = async {
-            let file = prepare(&pg_wal.join(name.to_string()), name, data_dir.as_ref(), settings, circumstances)?;
+            let file = Opened::open(&pg_wal.join(name.to_string()), name, facts_of(data_dir.as_ref())?)?;
+            let file = file.pack(settings.level, circumstances, None);
             let begin = || repository.find_or_begin(file.ident(), circumstances.now, &circumstances.writer);
             let generation = retrying(begin).await?;
             archive_one(&repository.archive(generation), file).await
@@ -78,7 +79,7 @@ async fn each_file(backfill: Backfill, circumstances: &Circumstances) -> Result<
         let outcome = within(settings.deadline, each).await;
         let name = name.to_string();
         match outcome {
-            Ok(Pushed::AlreadyThere) => report.already_there.push(name),
+            Ok(Pushed::AlreadyThere | Pushed::ArchivedAhead) => report.already_there.push(name),
             Ok(Pushed::Archived | Pushed::KeptBeside(_)) => report.archived.push(name),
             Err(failure) => report.failed.push(FailedFile { name, reason: failure.to_string() }),
         }

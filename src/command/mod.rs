@@ -23,6 +23,7 @@ pub mod failure;
 pub mod init;
 pub mod keep;
 pub mod list;
+pub mod look_ahead;
 mod local_backup;
 pub mod pace;
 pub mod progress;
@@ -72,6 +73,17 @@ pub enum StoreSettings {
 }
 
 impl RepositorySettings {
+    /// What tells this repository from others, without asking it.
+    pub fn place(&self) -> String {
+        let store = match &self.store {
+            StoreSettings::S3(s3) => {
+                format!("s3 {} {} {}", s3.endpoint.as_deref().unwrap_or_default(), s3.bucket, s3.prefix)
+            }
+            StoreSettings::Local(root) => format!("directory {}", root.display()),
+        };
+        format!("{store} {}", self.cluster)
+    }
+
     /// Sets the store up; nothing is asked of it yet.
     pub async fn open(&self) -> Result<Repository, StoreError> {
         let store: Arc<dyn ObjectStore> = match &self.store {

@@ -7,10 +7,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use super::bounds::{Stopping, apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::look_ahead::{LookAhead, LookAheadSettings};
 use super::{Circumstances, RepositorySettings};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, WalFile};
@@ -31,6 +33,8 @@ pub struct PushSettings {
     pub deadline: Duration,
     /// How long to go on after the server was told to stop.
     pub stop_deadline: Duration,
+    /// What to archive besides the one file.
+    pub look_ahead: LookAheadSettings,
 }
 
 /// A file and the name to archive it under.
@@ -51,6 +55,8 @@ pub enum Pushed {
     Archived,
     /// It was durable there before, with the same content.
     AlreadyThere,
+    /// An earlier call archived it ahead, and the file has not changed since.
+    ArchivedAhead,
     /// It is a second, different partial segment, kept under this key.
     KeptBeside(String),
 }
@@ -61,6 +67,8 @@ pub async fn run(push: WalPush, circumstances: &Circumstances) -> Result<Pushed,
     let pgdata = Arc::new(OnceLock::new());
     let stopping = Stopping { pgdata: Arc::clone(&pgdata), grace: push.settings.stop_deadline };
     let circumstances = circumstances.clone();
+    let durable = Arc::new(OnceLock::new());
+    let said = Arc::clone(&durable);
     // Apart: reading local files may hang, and PostgreSQL waits for us without limit.
     let work = apart(move || async move {
         let data_dir = find_data_dir(&push.path, push.settings.pgdata.as_deref())?;
@@ -68,22 +76,59 @@ pub async fn run(push: WalPush, circumstances: &Circumstances) -> Result<Pushed,
             pgdata.set(found.path().to_owned()).ok();
         }
         refuse_unfinished(&push, data_dir.as_ref())?;
-        // The first two moments of work overlap: reading the file on a thread, connecting here.
-        let file = prepare(&push.path, push.name, data_dir.as_ref(), &push.settings, &circumstances)?;
-        let repository = push.settings.repository.open().await?;
-        let history = companion_history(&push, data_dir.as_ref(), &circumstances)?;
-        archive_all(&repository, file, history, &circumstances).await
+        archive(&push, data_dir.as_ref(), &circumstances, &said).await
     });
-    bounded(work, deadline, Some(stopping))
-        .await
-        .map_err(|failure| failure.context(format!("`{name}` is not archived")))
+    let outcome = bounded(work, deadline, Some(stopping)).await;
+    match (outcome, durable.get()) {
+        // A bound was reached by what was archived besides: that is no failure of this file.
+        (Err(_), Some(pushed)) => Ok(Pushed::clone(pushed)),
+        (outcome, _) => outcome.map_err(|failure| failure.context(format!("`{name}` is not archived"))),
+    }
+}
+
+async fn archive(
+    push: &WalPush,
+    data_dir: Option<&DataDir>,
+    circumstances: &Circumstances,
+    durable: &OnceLock<Pushed>,
+) -> Result<Pushed, Failure> {
+    let settings = &push.settings;
+    let facts = facts_of(data_dir)?;
+    let file = Opened::open(&push.path, push.name, facts)?;
+    let ahead = LookAhead::find(push, &file, data_dir, facts, circumstances);
+    if ahead.as_ref().is_some_and(|ahead| ahead.has_archived(&file)) {
+        return Ok(Pushed::ArchivedAhead);
+    }
+    // The first two moments of work overlap: reading the file on a thread, connecting here.
+    let file = file.pack(settings.level, circumstances, ahead.as_ref().and_then(LookAhead::job));
+    let repository = settings.repository.open().await?;
+    let history = companion_history(push, facts, circumstances)?;
+    let Some(ahead) = ahead else {
+        let place = find_place(&repository, file.ident, history, circumstances).await?;
+        return archive_one(&place, file).await;
+    };
+    let own = async {
+        let place = find_place(&repository, file.ident, history, circumstances).await?;
+        ahead.found(&place);
+        let pushed = archive_one(&place, file).await?;
+        durable.set(pushed.clone()).ok();
+        Ok(pushed)
+    };
+    ahead.beside(own).await
+}
+
+/// A file that was opened, and whose first page and cluster are in order.
+pub(super) struct Opened {
+    pub(super) name: WalName,
+    pub(super) ident: ClusterIdent,
+    pub(super) file: WalFile,
 }
 
 /// A file that is being read and compressed on a thread of its own.
 pub(super) struct Prepared {
     name: WalName,
     ident: ClusterIdent,
-    packing: tokio::task::JoinHandle<Result<WalObject, Failure>>,
+    pub(super) packing: tokio::task::JoinHandle<Result<WalObject, Failure>>,
 }
 
 impl Prepared {
@@ -92,35 +137,40 @@ impl Prepared {
     }
 }
 
+impl Opened {
+    /// Opens and checks a file.
+    pub(super) fn open(path: &Path, name: WalName, facts: Option<ClusterFacts>) -> Result<Self, Failure> {
+        let file = WalFile::open(path, name)?;
+        let ident = whose(&file, name, facts)?;
+        Ok(Opened { name, ident, file })
+    }
+
+    /// Begins to read it. `job` is given back when it is read.
+    pub(super) fn pack(self, level: i32, circumstances: &Circumstances, job: Option<OwnedSemaphorePermit>) -> Prepared {
+        let Opened { name, ident, file } = self;
+        let provenance = Provenance {
+            name,
+            ident,
+            segment_size: file.header.map(|header| header.segment_size),
+            written: circumstances.now,
+            writer: circumstances.writer.clone(),
+        };
+        let packing = tokio::task::spawn_blocking(move || {
+            let _job = job;
+            let (packed, index) = file.pack(level, WalObject::ROOM)?;
+            Ok(WalObject::build(provenance, packed, index)?)
+        });
+        Prepared { name, ident, packing }
+    }
+}
+
 pub(super) fn find_data_dir(path: &Path, configured: Option<&Path>) -> Result<Option<DataDir>, Failure> {
     DataDir::around(path, configured).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))
 }
 
-/// Opens and checks a file, and begins to read it.
-pub(super) fn prepare(
-    path: &Path,
-    name: WalName,
-    data_dir: Option<&DataDir>,
-    settings: &PushSettings,
-    circumstances: &Circumstances,
-) -> Result<Prepared, Failure> {
-    let file = WalFile::open(path, name)?;
+pub(super) fn facts_of(data_dir: Option<&DataDir>) -> Result<Option<ClusterFacts>, Failure> {
     let facts = data_dir.map(DataDir::facts).transpose();
-    let facts = facts.map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    let ident = whose(&file, name, facts)?;
-    let provenance = Provenance {
-        name,
-        ident,
-        segment_size: file.header.map(|header| header.segment_size),
-        written: circumstances.now,
-        writer: circumstances.writer.clone(),
-    };
-    let level = settings.level;
-    let packing = tokio::task::spawn_blocking(move || {
-        let (packed, index) = file.pack(level, WalObject::ROOM)?;
-        Ok(WalObject::build(provenance, packed, index)?)
-    });
-    Ok(Prepared { name, ident, packing })
+    facts.map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))
 }
 
 /// The cluster that a file belongs to: by its first page, else by the data directory it lies in. Where both are known,
@@ -145,7 +195,7 @@ fn whose(file: &WalFile, name: WalName, facts: Option<ClusterFacts>) -> Result<C
 /// the repository without what leads there.
 fn companion_history(
     push: &WalPush,
-    data_dir: Option<&DataDir>,
+    facts: Option<ClusterFacts>,
     circumstances: &Circumstances,
 ) -> Result<Option<Prepared>, Failure> {
     let timeline = push.name.timeline();
@@ -155,34 +205,37 @@ fn companion_history(
     let name = WalName::History(timeline);
     let path = push.path.with_file_name(name.to_string());
     match path.try_exists() {
-        Ok(true) => prepare(&path, name, data_dir, &push.settings, circumstances).map(Some),
+        Ok(true) => {
+            let history = Opened::open(&path, name, facts)?;
+            Ok(Some(history.pack(push.settings.level, circumstances, None)))
+        }
         Ok(false) => Ok(None),
         Err(error) => Err(Failure::new(FailureKind::LocalIo, format!("cannot look at `{}`: {error}", path.display()))),
     }
 }
 
-async fn archive_all(
+/// The WAL of the file's generation, with the history of its timeline in it.
+async fn find_place(
     repository: &Repository,
-    file: Prepared,
+    ident: ClusterIdent,
     history: Option<Prepared>,
     circumstances: &Circumstances,
-) -> Result<Pushed, Failure> {
+) -> Result<WalArchive, Failure> {
+    let begin = || repository.find_or_begin(ident, circumstances.now, &circumstances.writer);
     let Some(history) = history else {
-        let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
-        return archive_one(&repository.archive(retrying(begin).await?), file).await;
+        return Ok(repository.archive(retrying(begin).await?));
     };
     // Nearly always the history is there and says, as an identity would, that generation 1 is this cluster's: one request.
     let first = repository.archive(Generation::FIRST);
     let name = history.name;
     let stored = retrying(|| first.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
-    if let Some(stored) = stored.filter(|stored| stored.ident() == file.ident) {
+    if let Some(stored) = stored.filter(|stored| stored.ident() == ident) {
         compare_history(&stored, history).await?;
-        return archive_one(&first, file).await;
+        return Ok(first);
     }
-    let begin = || repository.find_or_begin(file.ident, circumstances.now, &circumstances.writer);
     let archive = repository.archive(retrying(begin).await?);
     archive_history(&archive, history).await?;
-    archive_one(&archive, file).await
+    Ok(archive)
 }
 
 /// Archives a timeline's history unless the repository has it. Another history under this name means that two servers
@@ -198,7 +251,7 @@ async fn archive_history(archive: &WalArchive, history: Prepared) -> Result<(), 
 
 async fn compare_history(stored: &WalObjectHeader, history: Prepared) -> Result<(), Failure> {
     let name = history.name;
-    let ours = join(history.packing).await?;
+    let ours = packed(history.packing).await?;
     if stored.plain() == ours.header.plain() {
         return Ok(());
     }
@@ -223,7 +276,7 @@ fn refuse_unfinished(push: &WalPush, data_dir: Option<&DataDir>) -> Result<(), F
 }
 
 pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<Pushed, Failure> {
-    let object = join(file.packing).await?;
+    let object = packed(file.packing).await?;
     match retrying(|| archive.put(file.name, &object)).await? {
         Archived::Created => Ok(Pushed::Archived),
         Archived::AlreadyThere => Ok(Pushed::AlreadyThere),
@@ -232,7 +285,7 @@ pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<
     }
 }
 
-async fn join(packing: tokio::task::JoinHandle<Result<WalObject, Failure>>) -> Result<WalObject, Failure> {
+pub(super) async fn packed(packing: tokio::task::JoinHandle<Result<WalObject, Failure>>) -> Result<WalObject, Failure> {
     packing.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the thread that compresses failed")))
 }
 

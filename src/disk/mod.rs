@@ -2,11 +2,13 @@
 //!
 //! This layer knows no stores.
 
+pub mod archived_note;
 pub mod data_dir;
 pub mod incoming;
 pub mod live_file;
 pub mod restore_dir;
 pub mod snapshot;
+pub mod spool;
 pub mod tablespace_location;
 pub mod wal_file;
 
@@ -15,4 +17,5 @@ pub use incoming::Incoming;
 pub use live_file::{LiveFile, PageCheck};
 pub use restore_dir::{RestoreDir, RestoreDirError};
 pub use snapshot::Snapshot;
+pub use spool::Spool;
 pub use wal_file::{WalFile, WalFileError};

@@ -2,9 +2,10 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::archived_note::FileState;
 use crate::postgres::backup_history::check_backup_history;
 use crate::postgres::{HistoryFile, WalHeader, WalIndex, WalIndexer, WalName};
 use crate::stream::{Packed, pack};
@@ -74,6 +75,11 @@ impl WalFile {
         Ok(WalFile { path: path.to_owned(), name, file, before, header })
     }
 
+    /// The file as it was when it was opened.
+    pub fn state(&self) -> FileState {
+        FileState::from(&self.before)
+    }
+
     /// Reads the file once: compressed, hashed, of WAL an index made, and refused if it changed meanwhile. Blocking.
     pub fn pack(self, level: i32, room: usize) -> Result<(Packed, Option<WalIndex>), WalFileError> {
         let mut text = Vec::new();
@@ -100,8 +106,7 @@ impl WalFile {
             return Err(self.refused("its first page changed while it was read"));
         }
         let after = self.file.metadata().map_err(|error| self.while_reading(error))?;
-        let state = |m: &Metadata| (m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-        if state(&self.before) != state(&after) {
+        if self.state() != FileState::from(&after) {
             return Err(self.refused("it changed while it was read"));
         }
         Ok((packed, indexer.map(WalIndexer::finish)))

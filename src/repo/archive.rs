@@ -146,6 +146,12 @@ impl WalArchive {
         Ok((due <= end).then(|| size.name(first.timeline, due)))
     }
 
+    /// Whether anything is stored for a name.
+    pub async fn is_stored(&self, name: WalName) -> Result<bool, RepoError> {
+        let key = self.layout.wal_file(self.generation, name);
+        Ok(self.store.head(&key).await? != Head::NotSeen)
+    }
+
     /// The header of the object that is stored for a name; `None` if there is none.
     pub async fn header_of(&self, name: WalName) -> Result<Option<WalObjectHeader>, RepoError> {
         self.stored_header(&self.layout.wal_file(self.generation, name)).await

@@ -8,6 +8,7 @@ use crate::postgres::Scratch;
 /// A cluster that never ran.
 pub struct FakeCluster {
     home: Scratch,
+    spool: Scratch,
     pub system_id: u64,
     pub segment_bytes: u64,
 }
@@ -30,7 +31,7 @@ impl FakeCluster {
     }
 
     fn make(system_id: u64, timeline: u32, segment_bytes: u64) -> Self {
-        let cluster = FakeCluster { home: Scratch::new("fake"), system_id, segment_bytes };
+        let cluster = FakeCluster { home: Scratch::new("fake"), spool: Scratch::new("spool"), system_id, segment_bytes };
         fs::create_dir_all(cluster.path().join("global")).unwrap();
         fs::create_dir_all(cluster.path().join("pg_wal/archive_status")).unwrap();
         fs::write(cluster.path().join("PG_VERSION"), "15\n").unwrap();
@@ -73,6 +74,22 @@ impl FakeCluster {
         let path = self.path().join("pg_wal").join(name);
         fs::write(&path, bytes).unwrap();
         path
+    }
+
+    /// Says that a file is finished and waits to be archived, as PostgreSQL does.
+    pub fn ready(&self, name: &str) {
+        fs::write(self.path().join(format!("pg_wal/archive_status/{name}.ready")), "").unwrap();
+    }
+
+    /// What PostgreSQL does when archive_command has succeeded.
+    pub fn done(&self, name: &str) {
+        let status = |state: &str| self.path().join(format!("pg_wal/archive_status/{name}.{state}"));
+        fs::rename(status("ready"), status("done")).unwrap();
+    }
+
+    /// The spool of this cluster's calls, which pgark makes.
+    pub fn spool(&self) -> PathBuf {
+        self.spool.path().join("spool")
     }
 
     /// Where PostgreSQL waits for a file.

@@ -28,6 +28,7 @@ mod hostile_manifests;
 mod house;
 mod kills;
 mod look;
+mod look_ahead;
 mod pitr;
 mod push_faults;
 mod races;

@@ -49,11 +49,16 @@ impl Repository {
     }
 
     pub fn push(&self, cluster: &FakeCluster, name: &str) -> Call {
-        Call::new(["wal-push", &format!("pg_wal/{name}")]).impatient().envs(self.env()).within(cluster.path())
+        self.of(cluster, ["wal-push", &format!("pg_wal/{name}")])
     }
 
     pub fn fetch(&self, cluster: &FakeCluster, name: &str) -> Call {
-        Call::new(["wal-fetch", name, "pg_wal/RECOVERYXLOG"]).impatient().envs(self.env()).within(cluster.path())
+        self.of(cluster, ["wal-fetch", name, "pg_wal/RECOVERYXLOG"])
+    }
+
+    fn of<const N: usize>(&self, cluster: &FakeCluster, words: [&str; N]) -> Call {
+        let spool = cluster.spool().display().to_string();
+        Call::new(words).impatient().envs(self.env()).env("PGARK_WAL__SPOOL", spool).within(cluster.path())
     }
 
     /// The objects' keys below the cluster's name, in order.

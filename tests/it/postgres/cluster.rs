@@ -115,6 +115,7 @@ impl Cluster {
         command.arg("-c").arg(format!("port={}", self.endpoint.port));
         command.arg("-c").arg(format!("listen_addresses={}", if self.tcp { "127.0.0.1" } else { "" }));
         command.current_dir(self.home.path()).env("HOME", self.home.path());
+        command.env("PGARK_WAL__SPOOL", self.home.path().join("spool"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(log()).stderr(log());
         *server = Some(command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}")));

@@ -1,0 +1,214 @@
+//! Look-ahead: while `wal-push` archives its own segment, it archives the next finished ones beside it.
+//!
+//! PostgreSQL's archiver hands over one file after the other, so a call costs at least a round trip to the store. What was stored
+//! ahead is remembered in a note; the call for that file finds the note and returns. A note that is lost or wrong only means that
+//! the work is done again.
+//!
+//! Nothing is stored ahead before the own segment is durable, nor past a segment that somebody has stored already: where two servers
+//! write the same timeline, the one that comes second stops at the first segment in which they differ, as without look-ahead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+use super::Circumstances;
+use super::failure::Failure;
+use super::wal_push::{Opened, WalPush, packed};
+use crate::disk::archived_note::{self, ArchivedNote, Waiting};
+use crate::disk::data_dir::ClusterFacts;
+use crate::disk::{DataDir, Spool};
+use crate::postgres::{SegmentName, WalName};
+use crate::repo::{Archived, WalArchive};
+
+/// How far to look.
+#[derive(Clone, Debug)]
+pub struct LookAheadSettings {
+    /// So many segments; 0: none.
+    pub segments: usize,
+    /// Files that are read and compressed at once, the own one among them.
+    pub jobs: usize,
+    /// Where notes are kept; `None`: at the default place.
+    pub spool: Option<PathBuf>,
+}
+
+/// What is archived besides the own segment.
+pub(super) struct LookAhead {
+    spool: Spool,
+    repository: String,
+    pg_wal: PathBuf,
+    segments: Vec<SegmentName>,
+    facts: ClusterFacts,
+    level: i32,
+    circumstances: Circumstances,
+    jobs: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    /// What the own segment found out about the repository.
+    place: watch::Sender<Option<WalArchive>>,
+    /// So many of the segments are in nobody's way.
+    clear: watch::Sender<Option<usize>>,
+    /// Whether the own segment is durable.
+    durable: watch::Sender<bool>,
+}
+
+/// KiB that packed and growing objects of other segments may take.
+const MEMORY: usize = 32 << 10;
+/// How long others may go on at least when the own segment is durable.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+
+impl LookAhead {
+    /// Looks for segments that PostgreSQL will hand over next. `None`: there is nothing to gain, or nowhere to remember it.
+    pub(super) fn find(
+        push: &WalPush,
+        file: &Opened,
+        data_dir: Option<&DataDir>,
+        facts: Option<ClusterFacts>,
+        circumstances: &Circumstances,
+    ) -> Option<Self> {
+        let settings = &push.settings.look_ahead;
+        let (WalName::Segment(own), Some(data_dir), Some(facts)) = (file.name, data_dir, facts) else { return None };
+        let pg_wal = push.path.parent()?;
+        // Only the archiver's files have a status; a call by hand is about one file.
+        let status = pg_wal.join("archive_status");
+        if settings.segments == 0 || !status.join(format!("{own}.ready")).exists() {
+            return None;
+        }
+        let repository = push.settings.repository.place();
+        let spool = Spool::open(settings.spool.as_deref(), &repository, data_dir, "archived");
+        let spool = spool.inspect_err(|error| tracing::info!("no look-ahead: {error}")).ok()?;
+        let segments = next_ready(&status, own, settings.segments);
+        let segments = segments.inspect_err(|error| tracing::info!("no look-ahead: {error}")).unwrap_or_default();
+        Some(LookAhead {
+            spool,
+            repository,
+            pg_wal: pg_wal.to_owned(),
+            segments,
+            facts,
+            level: push.settings.level,
+            circumstances: circumstances.clone(),
+            jobs: Arc::new(Semaphore::new(settings.jobs)),
+            memory: Arc::new(Semaphore::new(MEMORY)),
+            place: watch::Sender::new(None),
+            clear: watch::Sender::new(None),
+            durable: watch::Sender::new(false),
+        })
+    }
+
+    /// Whether an earlier call left word that it archived exactly this file. The word is taken only once.
+    pub(super) fn has_archived(&self, file: &Opened) -> bool {
+        let note = ArchivedNote::find(&self.spool, &self.waiting(file), self.circumstances.now);
+        self.spool.remove(&file.name.to_string());
+        note.is_some()
+    }
+
+    /// The own segment's share of the processors.
+    pub(super) fn job(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.jobs).try_acquire_owned().ok()
+    }
+
+    /// The own segment says where all of them belong.
+    pub(super) fn found(&self, place: &WalArchive) {
+        self.place.send_replace(Some(place.clone()));
+    }
+
+    /// Does `own`, and others beside it. When it is done no other file is begun; when it failed, all is dropped at once.
+    pub(super) async fn beside<T>(&self, own: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let begun = Instant::now();
+        tokio::pin!(own);
+        let each = self.segments.iter().enumerate().map(|(index, segment)| self.archive(index, *segment));
+        let mut others = pin!(join(self.look_for_others(), join_all(each)));
+        let (done, all) = tokio::select! {
+            biased;
+            done = &mut own => (done?, false),
+            _ = &mut others => ((&mut own).await?, true),
+        };
+        self.durable.send_replace(true);
+        if !all {
+            // A store that took the own segment in this time takes those that are under way in as much.
+            let patience = begun.elapsed().max(LEAST_PATIENCE);
+            timeout(patience, others).await.ok();
+        }
+        archived_note::sweep(&self.spool);
+        Ok(done)
+    }
+
+    /// Counts the segments up to the first that is stored already.
+    async fn look_for_others(&self) {
+        let Some(place) = first(&self.place).await else { return };
+        let stored = join_all(self.segments.iter().map(|segment| place.is_stored(WalName::Segment(*segment)))).await;
+        let clear = stored.iter().take_while(|stored| matches!(stored, Ok(false))).count();
+        self.clear.send_replace(Some(clear));
+    }
+
+    /// What goes wrong here is told by the call for that file.
+    async fn archive(&self, index: usize, segment: SegmentName) {
+        if let Err(failure) = self.try_archive(index, segment).await {
+            tracing::debug!("`{segment}` is not archived ahead: {failure}");
+        }
+    }
+
+    async fn try_archive(&self, index: usize, segment: SegmentName) -> Result<(), Failure> {
+        let name = WalName::Segment(segment);
+        let whole = kib(self.facts.control.segment_size.bytes() as usize).min(MEMORY);
+        let Ok(mut memory) = Arc::clone(&self.memory).acquire_many_owned(whole as u32).await else { return Ok(()) };
+        let Ok(job) = Arc::clone(&self.jobs).acquire_owned().await else { return Ok(()) };
+        if *self.durable.borrow() {
+            return Ok(());
+        }
+        let file = Opened::open(&self.pg_wal.join(name.to_string()), name, Some(self.facts))?;
+        let waiting = self.waiting(&file);
+        if ArchivedNote::find(&self.spool, &waiting, self.circumstances.now).is_some() {
+            return Ok(());
+        }
+        let object = packed(file.pack(self.level, &self.circumstances, Some(job)).packing).await?;
+        // What a compressed segment does not need is free for the next one.
+        drop(memory.split(whole.saturating_sub(kib(object.bytes.len()))));
+        let (Some(archive), Some(clear)) = (first(&self.place).await, first(&self.clear).await) else { return Ok(()) };
+        if index >= clear || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
+            return Ok(());
+        }
+        // A conflict is told by the file's own call.
+        if let Archived::Created | Archived::AlreadyThere = archive.put(name, &object).await? {
+            let generation = archive.generation.to_string();
+            let note = ArchivedNote::new(waiting, generation, object.header.sha256, self.circumstances.now);
+            note.leave(&self.spool).unwrap_or_else(|error| tracing::info!("no note of `{name}`: {error}"));
+        }
+        Ok(())
+    }
+
+    fn waiting(&self, file: &Opened) -> Waiting<'_> {
+        Waiting { repository: &self.repository, name: file.name, ident: file.ident, file: file.file.state() }
+    }
+}
+
+/// Waits until it is known.
+async fn first<T: Clone>(known: &watch::Sender<Option<T>>) -> Option<T> {
+    known.subscribe().wait_for(Option::is_some).await.ok()?.clone()
+}
+
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 10)
+}
+
+/// The next finished segments of the same timeline, in the order in which the archiver will come to them.
+fn next_ready(status: &Path, own: SegmentName, at_most: usize) -> std::io::Result<Vec<SegmentName>> {
+    let mut ready = Vec::new();
+    for entry in fs::read_dir(status)? {
+        let file = entry?.file_name();
+        let name = file.to_str().and_then(|name| name.strip_suffix(".ready")).and_then(|stem| stem.parse().ok());
+        if let Some(WalName::Segment(segment)) = name
+            && segment.timeline == own.timeline
+            && segment > own
+        {
+            ready.push(segment);
+        }
+    }
+    ready.sort_unstable();
+    ready.truncate(at_most);
+    Ok(ready)
+}
