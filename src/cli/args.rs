@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. Values that stand for settings stay text: `sources` judges them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -105,6 +106,9 @@ pub enum Verb {
             everything else, which stops recovery instead of ending it early (docs/exit-codes.md)."
     )]
     WalFetch(WalFetchArgs),
+    /// Fetch segments ahead: called by wal-fetch
+    #[command(hide = true)]
+    WalPrefetch(WalPrefetchArgs),
     /// Take a full snapshot of the cluster
     #[command(
         alias = "backup-push",
@@ -197,9 +201,22 @@ pub struct WalFetchArgs {
     pub name: String,
     /// Where to put it (%p)
     pub path: PathBuf,
+    /// How many of the next segments to fetch ahead; 0: none [default: 8]
+    #[arg(long, value_name = "N")]
+    pub prefetch: Option<String>,
     /// For disasters: end recovery before this segment, though it is damaged or later ones are there
     #[arg(long, value_name = "SEGMENT")]
     pub accept_end_at: Option<String>,
+}
+
+/// `wal-prefetch`
+#[derive(Debug, Args)]
+pub struct WalPrefetchArgs {
+    /// As many segments
+    #[arg(long, value_name = "N")]
+    pub prefetch: Option<String>,
+    /// The data directory that recovers
+    pub data_dir: PathBuf,
 }
 
 /// `basebackup`
@@ -297,6 +314,11 @@ impl Cli {
             flags.push(("wal.lookahead", "--lookahead", push.lookahead.clone()));
             flags.push(("wal.jobs", "--jobs", push.jobs.clone()));
         }
+        if let Verb::WalFetch(WalFetchArgs { prefetch, .. }) | Verb::WalPrefetch(WalPrefetchArgs { prefetch, .. }) =
+            &self.verb
+        {
+            flags.push(("wal.prefetch", "--prefetch", prefetch.clone()));
+        }
         if let Verb::Basebackup(backup) = &self.verb {
             flags.push(("backup.jobs", "--jobs", backup.jobs.clone()));
             flags.push(("backup.level", "--level", backup.level.clone()));
@@ -312,6 +334,15 @@ impl Cli {
 }
 
 impl Global {
+    /// The words that say where things are, for another call of this program.
+    pub fn words(&self) -> Vec<OsString> {
+        let config = self.config.as_ref().map(|file| file.clone().into_os_string());
+        let texts = [("--repo", &self.repo), ("--cluster", &self.cluster), ("--pgdata", &self.pgdata)];
+        let given = texts.into_iter().map(|(flag, text)| (flag, text.clone().map(OsString::from)));
+        let given = given.chain([("--config", config)]).filter_map(|(flag, text)| Some([flag.into(), text?]));
+        given.flatten().collect()
+    }
+
     fn log_level(&self) -> Option<String> {
         let level = match (self.quiet, self.verbose) {
             (true, _) => "error",

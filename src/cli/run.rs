@@ -8,11 +8,13 @@ use clap::{CommandFactory, FromArgMatches};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
-use super::args::{CheckArgs, Cli, ColorArg, Verb, WalFetchArgs, WalPushArgs};
+use super::args::{CheckArgs, Cli, ColorArg, Global, Verb, WalFetchArgs, WalPushArgs};
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
-use super::{about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, settings, values, verify_verb};
+use super::{
+    about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, settings, values, verify_verb,
+};
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
 use crate::command::check::{self, Check};
@@ -50,8 +52,9 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 22] = [
+    const VERBS: [&str; 23] = [
         "wal-fetch",
+        "wal-prefetch",
         "archive-get",
         "wal-push",
         "archive-push",
@@ -155,7 +158,8 @@ fn with_settings(cli: Cli) -> u8 {
     let level = sources.get("log.level").and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
     logging::start(level, format);
     let outcome = match &cli.verb {
-        Verb::WalFetch(args) => return fetch(args, &sources, format),
+        Verb::WalFetch(args) => return fetch(args, &cli.global, &sources, format),
+        Verb::WalPrefetch(args) => prefetch_verb::run(args, &sources),
         Verb::WalPush(args) => push(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
         Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
@@ -260,7 +264,7 @@ fn warn_of_weak_writes(store: &StoreSettings) {
     }
 }
 
-fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
+fn fetch(args: &WalFetchArgs, global: &Global, sources: &Sources, format: LogFormat) -> u8 {
     // Unknown counts as recovery: where the signal files cannot be read, nothing may look like absence.
     let blind = RecoverySignals { mode: RecoveryMode::Recovery, promote: false };
     let (signals, fault) = match RecoverySignals::read() {
@@ -269,7 +273,7 @@ fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
     };
     let outcome = match fault {
         Some(failure) => Err(failure),
-        None => fetch_command(args, sources, signals.mode)
+        None => fetch_command(args, global, sources, signals.mode)
             .and_then(|fetch| block_on(async move { wal_fetch::run(&fetch).await })),
     };
     // A promotion may have been asked for while we tried: then streaming will not take over any more.
@@ -288,7 +292,7 @@ fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
             tracing::warn!("`{}`: {despite}; recovery ends here, as `--accept-end-at` says", args.name);
             exit::ABSENT
         }
-        Err(failure) if signals.mode == RecoveryMode::Unknown && has_own_copy(args, sources, &failure) => {
+        Err(failure) if signals.mode == RecoveryMode::Unknown && has_own_copy(args, global, sources, &failure) => {
             tracing::warn!("{failure}; PostgreSQL has its own copy of `{}` and goes on with it", args.name);
             exit::ABSENT
         }
@@ -300,16 +304,21 @@ fn fetch(args: &WalFetchArgs, sources: &Sources, format: LogFormat) -> u8 {
 }
 
 /// At the end of a promotion, with the signal files gone already, a failure would leave the server on its old timeline.
-fn has_own_copy(args: &WalFetchArgs, sources: &Sources, failure: &Failure) -> bool {
+fn has_own_copy(args: &WalFetchArgs, global: &Global, sources: &Sources, failure: &Failure) -> bool {
     let known = !matches!(failure.kind, FailureKind::Usage | FailureKind::Internal);
     let looked = |fetch: WalFetch| {
         let look = bounds::apart(move || async move { Ok(wal_fetch::server_has_history(&fetch)) });
         block_on(bounds::bounded(look, Some(Duration::from_secs(5)), None)).unwrap_or(false)
     };
-    known && fetch_command(args, sources, RecoveryMode::Unknown).is_ok_and(looked)
+    known && fetch_command(args, global, sources, RecoveryMode::Unknown).is_ok_and(looked)
 }
 
-fn fetch_command(args: &WalFetchArgs, sources: &Sources, mode: RecoveryMode) -> Result<WalFetch, Failure> {
+fn fetch_command(
+    args: &WalFetchArgs,
+    global: &Global,
+    sources: &Sources,
+    mode: RecoveryMode,
+) -> Result<WalFetch, Failure> {
     let usage = |e: crate::postgres::Malformed| Failure::new(FailureKind::Usage, e.to_string());
     let budget = if mode == RecoveryMode::Standby { "wal.standby_retry" } else { "wal.fetch_retry" };
     Ok(WalFetch {
@@ -319,6 +328,7 @@ fn fetch_command(args: &WalFetchArgs, sources: &Sources, mode: RecoveryMode) -> 
         pgdata: settings::pgdata(sources),
         retry: settings::duration(sources, budget)?,
         stall: settings::duration(sources, "repo.stall_timeout")?,
+        prefetch: prefetch_verb::settings(args, global, sources, mode)?,
         accept_end_at: args.accept_end_at.as_deref().map(str::parse).transpose().map_err(usage)?,
     })
 }
@@ -365,6 +375,7 @@ impl Verb {
         match self {
             Verb::WalPush(_) => "wal-push",
             Verb::WalFetch(_) => "wal-fetch",
+            Verb::WalPrefetch(_) => "wal-prefetch",
             Verb::Basebackup(_) => "basebackup",
             Verb::Restore(_) => "restore",
             Verb::List(_) => "list",

@@ -9,6 +9,7 @@ use super::sources::{Origin, Sources};
 use super::values;
 use crate::command::bounds;
 use crate::command::look_ahead::LookAheadSettings;
+use crate::command::prefetch::{HelperCall, PrefetchSettings};
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
 use crate::repo::Policy;
@@ -72,6 +73,16 @@ pub fn push(sources: &Sources) -> Result<PushSettings, Failure> {
             jobs: integer(sources, "wal.jobs")?,
             spool: path(sources, "wal.spool"),
         },
+    })
+}
+
+/// What is fetched ahead, by a helper that is called like this.
+pub fn prefetch(sources: &Sources, helper: HelperCall) -> Result<PrefetchSettings, Failure> {
+    Ok(PrefetchSettings {
+        segments: integer(sources, "wal.prefetch")?,
+        jobs: integer(sources, "wal.jobs")?,
+        spool: path(sources, "wal.spool"),
+        helper,
     })
 }
 

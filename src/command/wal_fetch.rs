@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use super::RepositorySettings;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::prefetch::{Prefetch, PrefetchSettings};
+use super::wal_push::facts_of;
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, Incoming};
 use crate::postgres::{HistoryFile, SegmentName, TimelineId, WalName};
@@ -38,6 +40,8 @@ pub struct WalFetch {
     pub retry: Duration,
     /// How long a connection may give next to nothing.
     pub stall: Duration,
+    /// What is fetched besides.
+    pub prefetch: PrefetchSettings,
     /// The operator's word that the archive ends here, though something later is there or this segment is damaged.
     pub accept_end_at: Option<SegmentName>,
 }
@@ -140,7 +144,30 @@ async fn attempt(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> Result<Fetched,
     if fetch.name == WalName::History(TimelineId::FIRST) {
         return Ok(Fetched::Absent);
     }
-    let facts = cluster_facts(fetch)?;
+    let data_dir = data_dir_of(fetch)?;
+    let facts = facts_of(data_dir.as_ref())?;
+    let wanted = (fetch.name, fetch.path.as_path());
+    let Some(prefetch) = Prefetch::find(&fetch.prefetch, &fetch.repository, wanted, data_dir.as_ref(), facts) else {
+        return from_store(fetch, facts, progress).await;
+    };
+    let place = |e: std::io::Error| cannot_write(fetch, e);
+    let handed_over = prefetch.hand_over(&fetch.path).await.map_err(place)?;
+    prefetch.go_on(&fetch.prefetch.helper);
+    if handed_over {
+        return Ok(Fetched::Restored);
+    }
+    tokio::select! {
+        biased;
+        handed_over = prefetch.late_hand_over(&fetch.path) => handed_over.map(|()| Fetched::Restored).map_err(place),
+        fetched = from_store(fetch, facts, progress) => fetched,
+    }
+}
+
+async fn from_store(
+    fetch: &WalFetch,
+    facts: Option<ClusterFacts>,
+    progress: &Arc<AtomicU64>,
+) -> Result<Fetched, Failure> {
     let repository = fetch.repository.open().await?;
     // Nearly every cluster is in its first generation, and the object's header tells whose it is: one request.
     if let Some(facts) = facts {
@@ -164,10 +191,16 @@ async fn attempt(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> Result<Fetched,
     prove_absence(fetch, &repository, generation, facts, progress).await
 }
 
+fn data_dir_of(fetch: &WalFetch) -> Result<Option<DataDir>, Failure> {
+    DataDir::around(&fetch.path, fetch.pgdata.as_deref()).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))
+}
+
 fn cluster_facts(fetch: &WalFetch) -> Result<Option<ClusterFacts>, Failure> {
-    let local = |e: std::io::Error| Failure::new(FailureKind::LocalIo, e.to_string());
-    let data_dir = DataDir::around(&fetch.path, fetch.pgdata.as_deref()).map_err(local)?;
-    data_dir.map(|found| found.facts()).transpose().map_err(local)
+    facts_of(data_dir_of(fetch)?.as_ref())
+}
+
+fn cannot_write(fetch: &WalFetch, error: std::io::Error) -> Failure {
+    Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {error}", fetch.path.display()))
 }
 
 /// The identity is read with the same credentials as everything else: it shows that this is the place. Without a data
@@ -194,8 +227,7 @@ async fn restore(
         ident: facts.map(|facts| facts.ident),
         segment_size: facts.map(|facts| facts.control.segment_size),
     };
-    let place =
-        |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {e}", fetch.path.display()));
+    let place = |e: std::io::Error| cannot_write(fetch, e);
     let incoming = Incoming::create(&fetch.path).map_err(place)?;
     let sink = incoming.writer().map_err(place)?;
     let read = repository.archive(generation).read(expected, sink, &bounds(fetch, progress)).await;

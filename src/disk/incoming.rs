@@ -25,21 +25,11 @@ const TRIES: u32 = 5;
 impl Incoming {
     /// Begins a file for `target`, and sweeps up what killed predecessors left.
     pub fn create(target: &Path) -> io::Result<Self> {
-        let name = target.file_name().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", target.display()))
-        })?;
-        let directory = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let stem = format!(".pgark-incoming-{}.", name.to_string_lossy());
-        sweep(directory, &stem);
+        let place = Place::of(target)?;
         for _ in 0..TRIES {
-            let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
-            let temporary = directory.join(format!("{stem}{}-{nanos:08x}", std::process::id()));
+            let temporary = place.temporary();
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
-            let parent = rustix::process::getppid();
-            let incoming = Incoming { target: target.to_owned(), temporary, file, parent, committed: false };
+            let incoming = Incoming::new(target, temporary, file);
             if incoming.claim()? {
                 return Ok(incoming);
             }
@@ -47,6 +37,27 @@ impl Incoming {
         Err(io::Error::other(format!("others keep taking the temporary files of `{}` away", target.display())))
     }
 
+    /// Takes a file that is there already, and was opened for reading, from `source`. On failure it stays where it is.
+    pub fn adopt(target: &Path, source: &Path, file: File) -> Result<Self, (File, io::Error)> {
+        let place = match Place::of(target) {
+            Ok(place) => place,
+            Err(error) => return Err((file, error)),
+        };
+        let temporary = place.temporary();
+        // The lock comes first: a file without one would be swept up.
+        if let Err(error) = file.try_lock() {
+            return Err((file, error.into()));
+        }
+        if let Err(error) = fs::rename(source, &temporary) {
+            return Err((file, error));
+        }
+        Ok(Incoming::new(target, temporary, file))
+    }
+
+    fn new(target: &Path, temporary: PathBuf, file: File) -> Self {
+        let parent = rustix::process::getppid();
+        Incoming { target: target.to_owned(), temporary, file, parent, committed: false }
+    }
     /// The lock says "alive" to a sweeping successor, and ends with this process however it ends. `false` if somebody swept
     /// the file up before it was locked.
     fn claim(&self) -> io::Result<bool> {
@@ -57,6 +68,13 @@ impl Incoming {
             Err(TryLockError::Error(_)) => return Ok(true),
         }
         Ok(self.file.metadata()?.nlink() > 0)
+    }
+
+    /// Reads it from the beginning.
+    pub fn reader(&self) -> io::Result<File> {
+        let mut file = self.file.try_clone()?;
+        io::Seek::rewind(&mut file)?;
+        Ok(file)
     }
 
     /// A writer for its content.
@@ -78,6 +96,33 @@ impl Incoming {
         fs::rename(&self.temporary, &self.target)?;
         self.committed = true;
         Ok(())
+    }
+}
+
+/// Where temporary files for a target go.
+struct Place {
+    directory: PathBuf,
+    stem: String,
+}
+
+impl Place {
+    /// Sweeps up what killed predecessors left there.
+    fn of(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` names no file", target.display()))
+        })?;
+        let directory = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let stem = format!(".pgark-incoming-{}.", name.to_string_lossy());
+        sweep(directory, &stem);
+        Ok(Place { directory: directory.to_owned(), stem })
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
+        self.directory.join(format!("{}{}-{nanos:08x}", self.stem, std::process::id()))
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Spool {
 const SYSTEM_PLACE: &str = "/var/spool/pgark";
 /// Where any user may have one.
 const USERS_PLACE: &str = "/var/tmp";
+/// Follows no link, and does not wait for a pipe.
+pub(super) const NO_LINKS: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 /// A small file is not larger than this.
 const SMALL: u64 = 16 << 10;
 
@@ -66,8 +68,7 @@ impl Spool {
 
     /// Opens a file that we made: regular, ours, not a link.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.path(name))?;
+        let file = OpenOptions::new().read(true).custom_flags(NO_LINKS).open(self.path(name))?;
         let stat = file.metadata()?;
         if !stat.is_file() || stat.uid() != rustix::process::geteuid().as_raw() {
             return Err(unsafe_place(&self.path(name), "it is not a file of ours"));
@@ -106,7 +107,8 @@ impl Spool {
 
     /// The names that are there.
     pub fn names(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.directory)?.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()));
+        let names =
+            fs::read_dir(&self.directory)?.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()));
         names.collect()
     }
 }

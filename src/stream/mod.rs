@@ -8,6 +8,7 @@ pub mod frame;
 pub mod pack;
 pub mod part_reader;
 pub mod part_writer;
+pub mod quick_digest;
 pub mod resume;
 pub mod tar_header;
 pub mod unpack;

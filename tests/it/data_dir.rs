@@ -31,7 +31,8 @@ impl FakeCluster {
     }
 
     fn make(system_id: u64, timeline: u32, segment_bytes: u64) -> Self {
-        let cluster = FakeCluster { home: Scratch::new("fake"), spool: Scratch::new("spool"), system_id, segment_bytes };
+        let cluster =
+            FakeCluster { home: Scratch::new("fake"), spool: Scratch::new("spool"), system_id, segment_bytes };
         fs::create_dir_all(cluster.path().join("global")).unwrap();
         fs::create_dir_all(cluster.path().join("pg_wal/archive_status")).unwrap();
         fs::write(cluster.path().join("PG_VERSION"), "15\n").unwrap();

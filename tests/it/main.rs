@@ -30,6 +30,7 @@ mod kills;
 mod look;
 mod look_ahead;
 mod pitr;
+mod prefetch;
 mod push_faults;
 mod races;
 mod reaching_postgres;
