@@ -12,6 +12,7 @@ mod postgres;
 mod program;
 mod repository;
 
+mod ahead_on_servers;
 mod backup_faults;
 mod backup_kinds;
 mod backup_targets;
