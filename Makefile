@@ -39,7 +39,7 @@ test-matrix: prepare
 
 bench: prepare
 	cargo build --release
-	cargo bench --profile dev --bench wal --bench backup
+	cargo bench --profile dev --bench wal --bench ahead --bench backup
 
 clean:
 	cargo clean

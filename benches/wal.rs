@@ -7,31 +7,30 @@
 #[path = "../tests/it/double/mod.rs"]
 mod double;
 
+// `ahead` uses the rest of these.
+#[allow(dead_code)]
+#[path = "stand/corpus.rs"]
+mod corpus;
+#[allow(dead_code)]
+#[path = "stand/server.rs"]
+mod server;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use corpus::Load;
+use server::Server;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
-        Some("--serve") => serve(),
+        Some("--serve") => server::serve(),
         Some("--measure") => measure(&words[1..]),
         _ => bench(),
-    }
-}
-
-/// The S3 server: says where it is, then answers `requests` with what was asked of it since the last time.
-fn serve() {
-    let double = double::S3Double::start();
-    println!("{} {} {} {}", double.endpoint(), double.bucket(), double.access_key(), double.secret_key());
-    for _ in std::io::stdin().lines() {
-        let operations: Vec<&str> = double.requests().iter().map(|logged| logged.operation).collect();
-        println!("{}", operations.join(" "));
-        double.clear_requests();
     }
 }
 
@@ -54,59 +53,12 @@ struct Cost {
     peak_mb: f64,
 }
 
-struct Server {
-    process: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    env: Vec<(String, String)>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .arg("--serve")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let orders = process.stdin.take().unwrap();
-        let mut answers = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        answers.read_line(&mut line).unwrap();
-        let parts: Vec<&str> = line.split_whitespace().collect();
-        let env = [
-            ("PGARK_REPO__URL", format!("s3://{}/pg", parts[1])),
-            ("PGARK_REPO__ENDPOINT", parts[0].to_owned()),
-            ("AWS_ACCESS_KEY_ID", parts[2].to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", parts[3].to_owned()),
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("PGARK_CONFIG", "/dev/null".to_owned()),
-        ];
-        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        Server { process, orders, answers, env }
-    }
-
-    fn requests(&mut self) -> String {
-        writeln!(self.orders, "requests").unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        line.trim().to_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 fn bench() {
     let pgark = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark");
     assert!(pgark.exists(), "`make bench` builds the release first");
     let program = pgark.display().to_string();
     let place = tempfile::tempdir().unwrap();
-    let corpus = corpus(place.path());
+    let corpus = corpus::corpus(place.path(), Load::Pgbench(12_000));
     let runs = corpus.len();
     println!("corpus: {runs} segments of 16 MiB from pgbench; each row is run once for each of them:");
     println!("median CPU time and largest peak of memory of whole processes\n");
@@ -216,41 +168,4 @@ fn once(command: &[String], env: &[(String, String)], directory: &Path) -> Cost 
 fn line(name: &str, cost: Cost, floor: Option<Cost>, limit: &str) {
     let ratio = floor.map_or(String::new(), |floor| format!("{:.2}", cost.cpu_ms / floor.cpu_ms));
     println!("{name:<28}{:>9.1}{:>10.1}{:>9.1}{ratio:>9}   {limit}", cost.cpu_ms, cost.wall_ms, cost.peak_mb);
-}
-
-/// Segments of a pgbench run on a throw-away server.
-fn corpus(place: &Path) -> Vec<PathBuf> {
-    let bin = fs::read_dir("/usr/lib/postgresql")
-        .expect("PostgreSQL")
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .max()
-        .unwrap();
-    let out = place.join("pg_wal");
-    fs::create_dir(&out).unwrap();
-    let script = r#"
-        set -e
-        cd "$1"; mkdir work; [ "$(id -u)" = 0 ] && chown postgres work && chmod 755 . && run="runuser -u postgres --"
-        $run env PATH="$2:/usr/bin:/bin" bash -ec '
-            cd work; initdb -D data -U postgres -A trust --no-sync >/dev/null
-            printf "%b\n" "listen_addresses = \047\047" "unix_socket_directories = \047$PWD\047" \
-                "wal_keep_size = 4GB" "max_wal_size = 4GB" "fsync = off" >> data/postgresql.conf
-            pg_ctl -D data -l log -w -s start
-            export PGHOST=$PWD PGUSER=postgres PGDATABASE=postgres
-            pgbench -i -s 10 -q 2>/dev/null; psql -X -q -c checkpoint
-            from=$(psql -X -At -c "select pg_walfile_name(pg_current_wal_lsn())")
-            pgbench -c 4 -j 2 -t 12000 -n >/dev/null 2>&1
-            psql -X -q -c "select pg_switch_wal()" >/dev/null
-            pg_ctl -D data -s stop -m fast
-            ls data/pg_wal | grep -E "^[0-9A-F]{24}$" | awk -v from=$from "\$0 > from" | head -n -1 > names'
-        while read name; do cp "work/data/pg_wal/$name" pg_wal/; done < work/names
-        cp -r work/data/global work/data/PG_VERSION .
-        rm -rf work
-    "#;
-    let status = Command::new("bash").args(["-c", script, "corpus"]).arg(place).arg(&bin).status().unwrap();
-    assert!(status.success(), "cannot make the corpus");
-    let mut segments: Vec<PathBuf> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
-    segments.sort();
-    assert!(segments.len() >= 5, "only {} segments", segments.len());
-    segments
 }

@@ -310,7 +310,7 @@ const POISONS: [(&str, Poison); 16] = [
         fs::remove_file(entry).unwrap();
         assert!(Command::new("mkfifo").arg(entry).status().unwrap().success());
     }),
-    ("unreadable", |_, entry| fs::set_permissions(entry, fs::Permissions::from_mode(0)).unwrap()),
+    ("unreadable", |_, entry| fs::set_permissions(entry, fs::Permissions::from_mode(0o000)).unwrap()),
 ];
 
 #[test]
