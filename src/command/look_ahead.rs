@@ -50,8 +50,8 @@ pub(super) struct LookAhead {
     memory: Arc<Semaphore>,
     /// What the own segment found out about the repository.
     place: watch::Sender<Option<WalArchive>>,
-    /// So many of the segments are in nobody's way.
-    clear: watch::Sender<Option<usize>>,
+    /// Of each segment, whether its place is free, once it is known.
+    free: watch::Sender<Vec<Option<bool>>>,
     /// Whether the own segment is durable.
     durable: watch::Sender<bool>,
 }
@@ -87,6 +87,7 @@ impl LookAhead {
             spool,
             repository,
             pg_wal: pg_wal.to_owned(),
+            free: watch::Sender::new(vec![None; segments.len()]),
             segments,
             facts,
             level: push.settings.level,
@@ -94,7 +95,6 @@ impl LookAhead {
             jobs: Arc::new(Semaphore::new(settings.jobs)),
             memory: Arc::new(Semaphore::new(MEMORY)),
             place: watch::Sender::new(None),
-            clear: watch::Sender::new(None),
             durable: watch::Sender::new(false),
         })
     }
@@ -121,7 +121,7 @@ impl LookAhead {
         let begun = Instant::now();
         tokio::pin!(own);
         let each = self.segments.iter().enumerate().map(|(index, segment)| self.archive(index, *segment));
-        let mut others = pin!(join(self.look_for_others(), join_all(each)));
+        let mut others = pin!(join_all(each));
         let (done, all) = tokio::select! {
             biased;
             done = &mut own => (done?, false),
@@ -137,19 +137,13 @@ impl LookAhead {
         Ok(done)
     }
 
-    /// Counts the segments up to the first that is stored already.
-    async fn look_for_others(&self) {
-        let Some(place) = first(&self.place).await else { return };
-        let stored = join_all(self.segments.iter().map(|segment| place.is_stored(WalName::Segment(*segment)))).await;
-        let clear = stored.iter().take_while(|stored| matches!(stored, Ok(false))).count();
-        self.clear.send_replace(Some(clear));
-    }
-
     /// What goes wrong here is told by the call for that file.
     async fn archive(&self, index: usize, segment: SegmentName) {
         if let Err(failure) = self.try_archive(index, segment).await {
             tracing::debug!("`{segment}` is not archived ahead: {failure}");
         }
+        // Nobody goes past a segment of which nothing is known.
+        self.found_free(index, false);
     }
 
     async fn try_archive(&self, index: usize, segment: SegmentName) -> Result<(), Failure> {
@@ -163,13 +157,15 @@ impl LookAhead {
         let file = Opened::open(&self.pg_wal.join(name.to_string()), name, Some(self.facts))?;
         let waiting = self.waiting(&file);
         if ArchivedNote::find(&self.spool, &waiting, self.circumstances.now).is_some() {
+            self.found_free(index, true);
             return Ok(());
         }
-        let object = packed(file.pack(self.level, &self.circumstances, Some(job)).packing).await?;
+        let packing = file.pack(self.level, &self.circumstances, Some(job)).packing;
+        let (object, place) = join(packed(packing), self.look(index, name)).await;
+        let (object, Some(archive)) = (object?, place?) else { return Ok(()) };
         // What a compressed segment does not need is free for the next one.
         drop(memory.split(whole.saturating_sub(kib(object.bytes.len()))));
-        let (Some(archive), Some(clear)) = (first(&self.place).await, first(&self.clear).await) else { return Ok(()) };
-        if index >= clear || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
+        if !self.way_is_free(index).await || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
             return Ok(());
         }
         // A conflict is told by the file's own call.
@@ -181,14 +177,33 @@ impl LookAhead {
         Ok(())
     }
 
+    /// Looks whether a segment's place is free, as soon as it is known where that is.
+    async fn look(&self, index: usize, name: WalName) -> Result<Option<WalArchive>, Failure> {
+        let known = self.place.subscribe().wait_for(Option::is_some).await.map(|place| place.clone());
+        let Some(place) = known.ok().flatten() else { return Ok(None) };
+        let free = !place.is_stored(name).await?;
+        self.found_free(index, free);
+        Ok(free.then_some(place))
+    }
+
+    fn found_free(&self, index: usize, free: bool) {
+        self.free.send_if_modified(|known| {
+            let first = known[index].is_none();
+            known[index] = known[index].or(Some(free));
+            first
+        });
+    }
+
+    /// Whether all places up to this one are free.
+    async fn way_is_free(&self, index: usize) -> bool {
+        let known = |places: &Vec<Option<bool>>| places[..=index].iter().all(Option::is_some);
+        let places = self.free.subscribe().wait_for(known).await.map(|places| places.clone());
+        places.is_ok_and(|places| places[..=index].iter().all(|free| *free == Some(true)))
+    }
+
     fn waiting(&self, file: &Opened) -> Waiting<'_> {
         Waiting { repository: &self.repository, name: file.name, ident: file.ident, file: file.file.state() }
     }
-}
-
-/// Waits until it is known.
-async fn first<T: Clone>(known: &watch::Sender<Option<T>>) -> Option<T> {
-    known.subscribe().wait_for(Option::is_some).await.ok()?.clone()
 }
 
 fn kib(bytes: usize) -> usize {
