@@ -152,6 +152,7 @@ impl<'a> Selector<'a> {
             path: path.copied().collect(),
             wal: route.path.spans(route.first, last).into_iter().map(range).collect(),
             proof,
+            gap: route.reach.went_on.map(|_| route.path.name(route.reach.next.1)),
             warnings: Vec::new(),
         };
         self.warn_of_damaged(&mut plan);

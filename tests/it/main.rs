@@ -24,6 +24,7 @@ mod exit_table;
 mod expire;
 mod expire_on_servers;
 mod fetch_faults;
+mod gaps_behind_targets;
 mod hostile_manifests;
 mod house;
 mod kills;
