@@ -15,6 +15,7 @@ use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::holding::Holding;
 use super::progress::{Phase, Progress};
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
 use crate::postgres::backup_files::CONTROL_FILE;
@@ -24,7 +25,7 @@ use crate::postgres::control_file::ControlFile;
 use crate::postgres::{ClusterIdent, Malformed, SegmentSize};
 use crate::repo::manifest::{BackupSummary, FORMAT, Method, Tablespace};
 use crate::repo::manifest_entries::Manifest;
-use crate::repo::{BackupId, Generation, Repository};
+use crate::repo::{BackupId, Generation, Lease, Repository};
 use crate::server::backup_session::{Started, Stopped};
 use crate::server::{BackupSession, Conninfo};
 
@@ -98,6 +99,10 @@ pub async fn run(
     bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
 }
 
+/// For a cluster with links where its data belong.
+pub(super) const NO_LINKS: &str =
+    "stop the server and move the data there back; to have them on another disk, mount it there or make a tablespace";
+
 /// What is known before the first byte is copied.
 pub(super) struct Begun {
     pub(super) id: BackupId,
@@ -105,6 +110,15 @@ pub(super) struct Begun {
     pub(super) generation: Generation,
     pub(super) ident: ClusterIdent,
     pub(super) started: Started,
+}
+
+impl Begun {
+    /// Tells `expire` that this backup is at work, however long ago its parts were written.
+    pub(super) async fn hold<'a>(&self, repository: &'a Repository, circumstances: &Circumstances) -> Holding<'a> {
+        let writer = circumstances.writer.to_string();
+        let lease = Lease::new(self.generation, self.id, self.started.lsn, None, writer);
+        Holding::take(repository, lease, circumstances, "the backup is done").await
+    }
 }
 
 /// What is known when the last byte is copied.

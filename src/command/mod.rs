@@ -20,6 +20,7 @@ pub mod expire;
 pub mod expire_delete;
 pub mod expire_report;
 pub mod failure;
+mod holding;
 pub mod init;
 pub mod keep;
 pub mod list;

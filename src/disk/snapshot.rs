@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub tablespaces: Vec<FoundTablespace>,
     /// Links, sockets and the like, which no backup copies.
     pub passed_over: Vec<PathBuf>,
+    /// Those of them that stand where the cluster's data belong: without what lies behind them a copy is no backup.
+    pub lacking: Vec<PathBuf>,
 }
 
 impl Snapshot {
@@ -119,7 +121,9 @@ impl Walk<'_> {
             return self.directory(path);
         }
         if !kind.is_file() {
-            self.found.passed_over.push(path.to_owned());
+            let vital = BackupFiles::is_vital(path);
+            let list = if vital { &mut self.found.lacking } else { &mut self.found.passed_over };
+            list.push(path.to_owned());
             return Ok(());
         }
         self.found.files.push(FoundFile {
@@ -181,6 +185,28 @@ fn describe(error: io::Error, path: &Path) -> io::Error {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_link_in_place_of_data_is_told_from_others() {
+        let (place, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = place.path();
+        for directory in ["base/5", "pg_multixact"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        let vital = ["base/5/1259", "base/16384", "global", "pg_multixact/members", "pg_tblspc", "pg_xact"];
+        for link in vital.into_iter().chain(["log", "pg_stat_tmp", "pg_subtrans", "pg_wal", "postgresql.conf"]) {
+            symlink(elsewhere.path(), root.join(link)).unwrap();
+        }
+        let rules = BackupFiles::new(15.try_into().unwrap(), 202_209_061);
+        let mut snapshot = Snapshot::take(root, &rules).unwrap();
+        snapshot.lacking.sort();
+        snapshot.passed_over.sort();
+        assert_eq!(
+            snapshot.lacking,
+            ["base/16384", "base/5/1259", "global", "pg_multixact/members", "pg_tblspc", "pg_xact"].map(PathBuf::from)
+        );
+        assert_eq!(snapshot.passed_over, ["log", "postgresql.conf"].map(PathBuf::from));
+    }
 
     #[test]
     fn directories_files_and_tablespaces_are_found_and_the_rest_is_left() {

@@ -85,9 +85,8 @@ fn targets(mark: &Mark, name: &str) -> [[String; 2]; 4] {
 fn a_target_before_a_gap_is_reached() {
     for installation in Installation::all_wanted() {
         let gap = Gap::make(installation);
-        let settings = |cluster: &Cluster| {
-            std::fs::read_to_string(cluster.data_dir().join("postgresql.auto.conf")).unwrap()
-        };
+        let settings =
+            |cluster: &Cluster| std::fs::read_to_string(cluster.data_dir().join("postgresql.auto.conf")).unwrap();
         for [flag, value] in targets(&gap.mark, "here") {
             let Restored { cluster, home: _home } = restore(&gap.repository, &[&flag, &value]);
             assert!(settings(&cluster).contains(&format!("--accept-end-at {}", gap.missing)), "{flag}");

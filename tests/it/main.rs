@@ -14,6 +14,8 @@ mod repository;
 
 mod backup_faults;
 mod backup_kinds;
+mod backup_leases;
+mod backup_links;
 mod backup_targets;
 mod backups;
 mod canary;
