@@ -20,6 +20,7 @@ mod backup_targets;
 mod backups;
 mod canary;
 mod check_and_init;
+mod chosen_backups;
 mod conformance;
 mod documents;
 mod exit_table;
