@@ -449,6 +449,11 @@ fn the_chosen_backup_is_right_for_200_random_targets() {
     let chosen: std::collections::BTreeSet<&String> = planned.iter().map(|(_, backup)| backup).collect();
     assert_eq!(chosen.len(), world.backups.len(), "some backups were never chosen: {chosen:?}");
     assert!(refused >= TARGETS / 20, "only {refused} targets were out of reach");
+    // In the empty rest of the last segment no record begins, as the plan says: PostgreSQL would stop with an error.
+    planned.retain(|(question, _)| match question.target {
+        Target::Lsn(lsn) => world.commits_on(question.to()).iter().any(|commit| commit.upper > lsn),
+        _ => true,
+    });
     for _ in 0..RESTORES {
         let (question, backup) = planned.swap_remove(dice.random.random_range(0..planned.len()));
         let backup = world.backups.iter().find(|known| known.id == backup).unwrap();
