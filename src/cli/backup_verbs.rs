@@ -230,11 +230,14 @@ fn mapping(text: &str) -> Result<(std::path::PathBuf, std::path::PathBuf), Failu
 
 fn plan_text(plan: &RestorePlan, request: &Request) -> String {
     let backup = &plan.backup;
+    let label = match backup.label == backup.id.own_label() {
+        true => String::new(),
+        false => format!(" ({})", output::one_line(&backup.label)),
+    };
     let mut text = format!(
-        "plan: to {}\n  backup   {} ({}), consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
+        "plan: to {}\n  backup   {}{label}, consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
         request.target,
         backup.id,
-        backup.label,
         backup.stop_lsn,
         backup.stopped.round(jiff::Unit::Second).unwrap_or(backup.stopped),
         output::size(backup.plain_bytes),
@@ -253,9 +256,9 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
         text.push_str(&format!("  gap      behind the target `{gap}` is missing: recovery cannot go on from there\n"));
     }
     if backup.bad_pages > 0 {
-        let pages = backup.bad_pages;
+        let pages = if backup.bad_pages == 1 { "1 page".to_owned() } else { format!("{} pages", backup.bad_pages) };
         text.push_str(&format!(
-            "  warning  the backup has {pages} pages with a wrong checksum: `pgark show {}`\n",
+            "  warning  the backup has {pages} with a wrong checksum: `pgark show {}`\n",
             backup.id
         ));
     }

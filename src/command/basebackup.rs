@@ -136,7 +136,7 @@ pub(super) struct Ended<'a> {
 /// A name for the new backup, and the words that `backup_label` gets.
 pub(super) fn name_and_label(settings: &Basebackup, circumstances: &Circumstances) -> (BackupId, String) {
     let id = BackupId::new(circumstances.now, RandomState::new().build_hasher().finish() as u32);
-    (id, if settings.label.is_empty() { format!("pgark {id}") } else { settings.label.clone() })
+    (id, if settings.label.is_empty() { id.own_label() } else { settings.label.clone() })
 }
 
 /// Stores the last part, waits for the WAL, and writes the manifest: now the backup exists.

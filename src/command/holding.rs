@@ -92,7 +92,7 @@ mod tests {
         let id = "20261122T231805Z-0a1b2c3d".parse().unwrap();
         let lease = Lease::new(Generation::FIRST, id, Lsn(40), None, "db1".into());
         let mut holding = Holding::take(&repository, lease.clone(), &circumstances, "then").await;
-        for hours in [5, 30, 100] {
+        for hours in [5, 31, 100] {
             let before = repository.all_leases().await.unwrap().len();
             holding.during(sleep(Duration::from_secs(hours * 3600))).await;
             let after = repository.all_leases().await.unwrap();

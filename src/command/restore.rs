@@ -115,11 +115,15 @@ pub async fn run(
     });
     bounded(work, None, None).await.map_err(|failure| {
         let failure = failure.context(format!("`{}` is not restored", to.display()));
+        let hint = match failure.kind {
+            FailureKind::Damaged => {
+                "take another backup by its name, `pgark list` shows them; or put an intact copy of the object back"
+            }
+            _ => "run the same command again; once files are written there, PostgreSQL cannot start until it succeeds",
+        };
         match failure.hint {
             Some(_) => failure,
-            None => failure.with_hint(
-                "run the same command again; once files are written there, PostgreSQL cannot start until it succeeds",
-            ),
+            None => failure.with_hint(hint),
         }
     })
 }

@@ -33,6 +33,11 @@ impl BackupId {
         BackupId { begun, tail: random }
     }
 
+    /// The label of a backup for which none was given: PostgreSQL wants one.
+    pub fn own_label(&self) -> String {
+        format!("pgark {self}")
+    }
+
     /// When it was begun, by its host's clock.
     pub fn begun(&self) -> Timestamp {
         self.begun

@@ -119,7 +119,7 @@ pub struct OffPath {
     pub left_at: Option<Lsn>,
 }
 
-/// Why a target cannot be reached.
+/// Why a target cannot be reached. In words, `it` is the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreachable {
     /// There is no backup at all.
@@ -169,8 +169,6 @@ pub enum Unreachable {
     },
     /// No backup ended before the target.
     BeforeFirstBackup {
-        /// The target.
-        target: Target,
         /// The backup that ended first, or the one asked for.
         backup: BackupId,
         /// Where it ended.
@@ -182,8 +180,6 @@ pub enum Unreachable {
     },
     /// WAL is missing on the way.
     Gap {
-        /// The target.
-        target: Target,
         /// The backup to begin with.
         backup: BackupId,
         /// What is missing.
@@ -206,8 +202,6 @@ pub enum Unreachable {
     },
     /// The position was written on a timeline that the way leaves before it.
     BehindTheFork {
-        /// The position.
-        lsn: Lsn,
         /// The timeline to be followed.
         timeline: TimelineId,
         /// The one that has the position.
@@ -307,8 +301,8 @@ impl fmt::Display for Proof {
             }
             Proof::SegmentIsThere { segment, last: true } => write!(
                 f,
-                "segment `{segment}`, in which it lies, is the last in the repository: PostgreSQL stops there if a record begins at \
-                 the target or behind it, and says so if not"
+                "segment `{segment}`, in which it lies, is the last that can be replayed: PostgreSQL stops there if a record begins \
+                 at the target or behind it, and says so if not"
             ),
             Proof::LaterCommit { segment, at } => {
                 write!(f, "segment `{segment}` has a commit of {at}, behind the target")

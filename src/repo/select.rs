@@ -127,7 +127,6 @@ impl<'a> Selector<'a> {
         }
         let first = &routes[routes.len() - 1].backup;
         let too_late = || Unreachable::BeforeFirstBackup {
-            target: self.request.target.clone(),
             backup: first.id,
             stop: first.stop_lsn,
             stopped: first.stopped,
@@ -222,12 +221,12 @@ impl<'a> Selector<'a> {
         };
         let backup = route.backup.id;
         let Some(last) = route.end() else {
-            return Unreachable::Gap { target, backup, missing: missing(route.stop), newest: None };
+            return Unreachable::Gap { backup, missing: missing(route.stop), newest: None };
         };
         let newest = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
         if let Some(went_on) = route.reach.went_on {
             let to = needed.map_or(went_on, |needed| needed.min(went_on));
-            return Unreachable::Gap { target, backup, missing: missing(to), newest: Some(newest) };
+            return Unreachable::Gap { backup, missing: missing(to), newest: Some(newest) };
         }
         if let Some(stray) = self.stray(route) {
             let fork = route.path.step(timeline).map(|step| step.begin).unwrap_or_default();
@@ -237,7 +236,7 @@ impl<'a> Selector<'a> {
             let left = route.path.steps().iter().rev().filter_map(|step| Some((step.timeline, step.end?)));
             let has = |timeline| inventory.timeline(timeline).is_some_and(|wal| wal.segments.has(needed));
             if let Some((parent, left_at)) = left.into_iter().find(|(timeline, end)| end <= lsn && has(*timeline)) {
-                return Unreachable::BehindTheFork { lsn: *lsn, timeline: route.timeline, parent, left_at };
+                return Unreachable::BehindTheFork { timeline: route.timeline, parent, left_at };
             }
         }
         Unreachable::Beyond { target, newest, last_commit }

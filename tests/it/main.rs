@@ -45,6 +45,7 @@ mod restore_kills;
 mod restore_over;
 mod second_opinion;
 mod shutdown;
+mod unreachable_targets;
 mod verify;
 mod verify_deep;
 mod wal_index;
