@@ -1,8 +1,8 @@
 //! What a generation holds, from one pass over its listing: WAL by timeline, backups, and what is not known.
 //!
 //! Only backups' summaries and history files are read, and one segment's header where no backup tells how long segments are.
-//! Memory grows with the number of backups and gaps, and by four bytes a segment. Damage is part of the inventory; a store that
-//! does not answer is an error, for then nobody knows.
+//! Memory grows with the number of gaps and of backups' objects, and by four bytes a segment; [`super::holdings`] adds every object
+//! of WAL. Damage is part of the inventory; a store that does not answer is an error, for then nobody knows.
 
 use std::collections::BTreeMap;
 
@@ -89,6 +89,25 @@ impl Inventory {
         self.backups.iter().filter_map(StoredBackup::summary)
     }
 
+    /// What the manifests say that can be read, also of backups that cannot be restored.
+    pub fn manifests(&self) -> impl Iterator<Item = &BackupSummary> {
+        self.backups.iter().filter_map(StoredBackup::manifest)
+    }
+
+    /// The length of segments as the newest backup tells it.
+    pub fn told_segment_size(&self) -> Option<SegmentSize> {
+        let ours = self.manifests().filter(|summary| summary.ident() == self.ident);
+        self.whole_backups().last().or(ours.last()).and_then(BackupSummary::segment_size)
+    }
+
+    /// Goes over from the provisional numbers of segments to those of a size.
+    pub(super) fn number(&mut self, size: SegmentSize) {
+        self.segment_size = size;
+        for (timeline, wal) in &mut self.timelines {
+            wal.number(*timeline, size, &mut self.unknown);
+        }
+    }
+
     /// A backup by its name.
     pub fn backup(&self, id: BackupId) -> Option<&StoredBackup> {
         self.backups.iter().find(|backup| backup.listing.id == id)
@@ -97,6 +116,12 @@ impl Inventory {
     /// A timeline's WAL, if there is any.
     pub fn timeline(&self, timeline: TimelineId) -> Option<&TimelineWal> {
         self.timelines.get(&timeline)
+    }
+
+    /// Whether a whole segment of this name is there.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        let number = self.segment_size.number(segment).ok();
+        self.timeline(segment.timeline).zip(number).is_some_and(|(wal, number)| wal.segments.has(number))
     }
 
     /// The history files that can be read.
@@ -114,7 +139,7 @@ impl Inventory {
 
     /// The bytes of all backups' objects, whole or not.
     pub fn backup_bytes(&self) -> u64 {
-        self.backups.iter().map(|backup| backup.listing.stored_bytes).sum()
+        self.backups.iter().map(|backup| backup.listing.stored_bytes()).sum()
     }
 }
 
@@ -130,18 +155,29 @@ impl Unknown {
 impl Repository {
     /// Takes the inventory of a generation: one listing, and some small reads.
     pub async fn take_inventory(&self, identity: &Identity) -> Result<Inventory, RepoError> {
-        let (generation, ident) = (identity.generation, identity.ident());
+        let generation = identity.generation;
         let mut pass = Pass::new(&self.layout);
-        let everything = self.layout.generation(generation);
-        self.store.visit_after(&everything, None, PAGE, |listed| pass.take(listed)).await?;
-        let Pass { mut timelines, backups: listings, mut unknown, .. } = pass;
-        let backups = self.read_backups(generation, ident, listings).await?;
+        let visit = |listed: &Listed| {
+            pass.take(listed);
+            Visit::More
+        };
+        self.store.visit_after(&self.layout.generation(generation), None, PAGE, visit).await?;
+        let mut inventory = self.read_listed(identity, pass).await?;
+        let size = match inventory.told_segment_size() {
+            Some(size) => size,
+            None => self.segment_size_of_headers(generation, &inventory.timelines).await?,
+        };
+        inventory.number(size);
+        Ok(inventory)
+    }
+
+    /// Reads what a listing found. The segments still have provisional numbers.
+    pub(super) async fn read_listed(&self, identity: &Identity, pass: Pass<'_>) -> Result<Inventory, RepoError> {
+        let (generation, ident) = (identity.generation, identity.ident());
+        let Pass { mut timelines, backups: listings, unknown, .. } = pass;
+        let backups = self.read_backups(generation, ident, listings, &[]).await?;
         self.read_histories(generation, ident, &mut timelines).await?;
-        let segment_size = self.segment_size(generation, &backups, &timelines).await?;
-        for (timeline, wal) in &mut timelines {
-            wal.number(*timeline, segment_size, &mut unknown);
-        }
-        Ok(Inventory { generation, ident, segment_size, timelines, backups, unknown })
+        Ok(Inventory { generation, ident, segment_size: RAW, timelines, backups, unknown })
     }
 
     async fn read_histories(
@@ -173,17 +209,12 @@ impl Repository {
         Ok(())
     }
 
-    /// A backup tells it; else the header of the first or the last segment.
-    async fn segment_size(
+    /// What the header of the first or the last segment says; the default where there is none.
+    async fn segment_size_of_headers(
         &self,
         generation: Generation,
-        backups: &[StoredBackup],
         timelines: &BTreeMap<TimelineId, TimelineWal>,
     ) -> Result<SegmentSize, RepoError> {
-        let told = backups.iter().rev().find_map(|backup| backup.summary().and_then(BackupSummary::segment_size));
-        if let Some(size) = told {
-            return Ok(size);
-        }
         let named = |timeline: &TimelineId, number| WalName::Segment(RAW.name(*timeline, number));
         let first = timelines.iter().find_map(|(t, wal)| wal.segments.first().map(|n| named(t, n)));
         let last = timelines.iter().rev().find_map(|(t, wal)| wal.segments.last().map(|n| named(t, n)));
@@ -211,37 +242,44 @@ impl Repository {
 const RAW: SegmentSize = SegmentSize::SMALLEST;
 
 /// What was seen of the listing so far.
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     layout: &'a Layout,
-    timelines: BTreeMap<TimelineId, TimelineWal>,
+    pub(super) timelines: BTreeMap<TimelineId, TimelineWal>,
     backups: Vec<BackupListing>,
     unknown: Unknown,
 }
 
+/// What an object is by its name.
+pub(super) enum Found {
+    Backup,
+    Wal(WalKey),
+    Unknown,
+}
+
 impl<'a> Pass<'a> {
-    fn new(layout: &'a Layout) -> Self {
+    pub(super) fn new(layout: &'a Layout) -> Self {
         Pass { layout, timelines: BTreeMap::new(), backups: Vec::new(), unknown: Unknown::default() }
     }
 
-    fn take(&mut self, listed: &Listed) -> Visit {
-        if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
-            backups::note_piece(&mut self.backups, id, piece, listed);
-            return Visit::More;
+    /// Objects come in the order of their keys.
+    pub(super) fn take(&mut self, listed: &Listed) -> Found {
+        if let Some((_, id, key)) = self.layout.parse_backup(&listed.name) {
+            backups::note_piece(&mut self.backups, id, key, listed);
+            return Found::Backup;
         }
-        let known = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key));
-        let name = match known {
-            Some((_, WalKey::File(name))) => name,
-            Some((_, WalKey::OtherPartial(segment, _))) => WalName::Partial(segment),
-            None => {
-                self.unknown.note(&listed.name);
-                return Visit::More;
-            }
-        };
-        let Some(number) = name.segment().map_or(Some(SegmentNumber(0)), |segment| RAW.number(segment).ok()) else {
+        let Some((_, key)) = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key)) else {
             self.unknown.note(&listed.name);
-            return Visit::More;
+            return Found::Unknown;
         };
-        let stored = listed.modified.and_then(|time| Timestamp::try_from(time).ok());
+        self.take_wal(key.name(), listed);
+        Found::Wal(key)
+    }
+
+    fn take_wal(&mut self, name: WalName, listed: &Listed) {
+        let Some(number) = name.segment().map_or(Some(SegmentNumber(0)), |segment| RAW.number(segment).ok()) else {
+            return self.unknown.note(&listed.name);
+        };
+        let stored = listed.written();
         let wal = self.timelines.entry(name.timeline()).or_default();
         wal.stored_bytes += listed.size;
         wal.newest = wal.newest.max(stored);
@@ -253,7 +291,6 @@ impl<'a> Pass<'a> {
             // Read later.
             WalName::History(_) => wal.history = History::Damaged(String::new()),
         }
-        Visit::More
     }
 }
 
@@ -427,8 +464,8 @@ mod tests {
                 .backups
                 .iter()
                 .map(|backup| match &backup.state {
-                    BackupState::Whole(_) => format!("whole, kept: {}", backup.listing.kept),
-                    BackupState::Damaged(reason) => reason.clone(),
+                    BackupState::Whole(_) => format!("whole, kept: {}", backup.listing.has_mark()),
+                    BackupState::Damaged(reason, _) => reason.clone(),
                     BackupState::Unfinished => "unfinished".into(),
                 })
                 .collect();
