@@ -20,18 +20,12 @@ pub(super) struct Ways<'a> {
     backups: Vec<&'a BackupSummary>,
     /// The way to each timeline, where anybody knows it.
     paths: BTreeMap<TimelineId, Option<TimelinePath>>,
-    places: BTreeMap<Place, Written>,
+    /// The objects of segment numbers, by number.
+    wal: Vec<(Place, &'a HeldWal)>,
 }
 
-type Place = (TimelineId, SegmentNumber);
-
-/// When the objects of one segment number were written: the segment, partial ones, backup notes. They share a fate.
-#[derive(Clone, Copy, Default)]
-struct Written {
-    newest: Option<Timestamp>,
-    /// Of one of them the store does not say it.
-    timeless: bool,
-}
+/// Where an object belongs. Those of one place share a fate: the segment, partial ones, backup notes.
+type Place = (SegmentNumber, TimelineId);
 
 /// WAL that must stay.
 #[derive(Default)]
@@ -59,7 +53,7 @@ impl Needed {
         }
     }
 
-    fn has(&self, (timeline, number): Place) -> bool {
+    fn has(&self, (number, timeline): Place) -> bool {
         let spans = self.0.get(&timeline).map(Vec::as_slice).unwrap_or_default();
         let behind = spans.partition_point(|span| span.first <= number);
         spans[..behind].last().is_some_and(|span| span.has(number))
@@ -78,16 +72,11 @@ impl<'a> Ways<'a> {
         if backups.iter().any(|backup| backup.segment_size() != Some(size)) {
             return Err("backups claim different sizes of segments");
         }
-        let mut places: BTreeMap<Place, Written> = BTreeMap::new();
-        for wal in &holdings.wal {
-            let Some(place) = place(size, wal) else { continue };
-            let written = places.entry(place).or_default();
-            written.newest = written.newest.max(wal.modified);
-            written.timeless |= wal.modified.is_none();
-        }
+        let mut wal: Vec<_> = holdings.wal.iter().filter_map(|wal| Some((place(size, wal)?, wal))).collect();
+        wal.sort_by_key(|(place, _)| *place);
         let timelines = inventory.timelines.keys().copied().chain(backups.iter().map(|backup| backup.timeline));
         let path = |timeline| (timeline, TimelinePath::to(inventory, timeline).ok());
-        Ok(Ways { holdings, size, paths: timelines.map(path).collect(), backups, places })
+        Ok(Ways { holdings, size, paths: timelines.map(path).collect(), backups, wal })
     }
 
     fn inventory(&self) -> &'a Inventory {
@@ -113,15 +102,15 @@ impl<'a> Ways<'a> {
             let first = live.entry(timeline).or_insert(number);
             *first = number.min(*first);
         };
-        for ((timeline, number), written) in &self.places {
-            if written.is_within(window) {
+        for ((number, timeline), wal) in &self.wal {
+            if is_within(wal, window) {
                 add(*timeline, *number);
             }
         }
         // A timeline that was begun in the window, and of which nothing may be archived yet.
         for wal in &self.holdings.wal {
             if let WalName::History(timeline) = wal.name()
-                && wal.modified.is_none_or(|modified| modified >= window)
+                && is_within(wal, window)
             {
                 add(timeline, self.path(timeline).map_or(SegmentNumber(0), |path| self.size.containing(path.begin())));
             }
@@ -213,25 +202,22 @@ impl<'a> Ways<'a> {
 
     /// WAL that is neither needed nor in the window, the oldest first.
     pub(super) fn not_needed(&self, needed: &Needed, window: Timestamp) -> Vec<&'a HeldWal> {
-        let goes = |place: &Place| {
-            !needed.has(*place) && !self.places.get(place).is_none_or(|written| written.is_within(window))
-        };
-        let mut wal: Vec<(Place, &HeldWal)> =
-            self.holdings.wal.iter().filter_map(|wal| Some((place(self.size, wal)?, wal))).collect();
-        wal.retain(|(place, _)| goes(place));
-        wal.sort_by_key(|((timeline, number), _)| (*number, *timeline));
-        wal.into_iter().map(|(_, wal)| wal).collect()
+        let places = self.wal.chunk_by(|(one, _), (other, _)| one == other);
+        let going = places.filter(|objects| {
+            !objects.iter().any(|(_, wal)| is_within(wal, window))
+                && !objects.iter().any(|(place, _)| needed.has(*place))
+        });
+        going.flatten().map(|(_, wal)| *wal).collect()
     }
 }
 
-impl Written {
-    fn is_within(&self, window: Timestamp) -> bool {
-        self.timeless || self.newest.is_some_and(|newest| newest >= window)
-    }
+/// Whether an object was written since `window`, or may have been: the store does not say.
+fn is_within(wal: &HeldWal, window: Timestamp) -> bool {
+    wal.modified.is_none_or(|modified| modified >= window)
 }
 
 /// `None` for history files, which belong to no segment, and for names that no cluster with this size of segments has.
 fn place(size: SegmentSize, wal: &HeldWal) -> Option<Place> {
     let segment = wal.name().segment()?;
-    Some((segment.timeline, size.number(segment).ok()?))
+    Some((size.number(segment).ok()?, segment.timeline))
 }
