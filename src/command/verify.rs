@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
+use super::tries::with_retries;
 use super::verify_deep::Chains;
 use crate::postgres::{SegmentName, WalName};
 use crate::repo::archive::ReadBounds;
@@ -162,8 +162,6 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     Ok(verifier.report)
 }
 
-/// How often a damaged object is read: the damage may have happened on the way.
-const TRIES_AT_DAMAGE: u32 = 2;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
@@ -262,7 +260,7 @@ impl Verifier<'_> {
                             .map(|()| (bytes, None)),
                     })
                 };
-                (key, with_retries(read, retry).await)
+                (key, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut chains = Chains::new(holdings);
@@ -305,7 +303,7 @@ impl Verifier<'_> {
             let (manifest, bounds) = (&manifest, &bounds);
             async move {
                 let read = || repository.verify_part(manifest, part, runs.clone(), bounds);
-                (part, with_retries(read, retry).await)
+                (part, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut missing = Vec::new();
@@ -358,31 +356,5 @@ impl Verifier<'_> {
 
     fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
         self.report.findings.push(Finding { verdict, key: key.to_string(), message });
-    }
-}
-
-async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
-    mut read: impl FnMut() -> F,
-    retry: Duration,
-) -> Result<T, RepoError> {
-    let pauses =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
-    let mut pauses = pauses.with_jitter().without_max_times().build();
-    let begin = Instant::now();
-    let mut damaged = 0;
-    loop {
-        let error = match read().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        damaged += u32::from(matches!(error, RepoError::Damaged { .. }));
-        let again = match &error {
-            RepoError::Damaged { .. } => damaged < TRIES_AT_DAMAGE,
-            error => error.is_temporary() && begin.elapsed() < retry,
-        };
-        if !again {
-            return Err(error);
-        }
-        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
     }
 }

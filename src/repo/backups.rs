@@ -208,10 +208,9 @@ impl Repository {
 mod tests {
     use super::*;
     use crate::postgres::BackupPath;
-    use crate::postgres::control_details::{RecordedSettings, WalLevel};
-    use crate::postgres::{Lsn, SystemId, TimelineId};
-    use crate::repo::manifest::{FORMAT, Method};
+    use crate::postgres::Lsn;
     use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, PartEntry};
+    use crate::repo::sample::summary;
     use crate::stream::Sha256;
 
     fn path(text: &str) -> BackupPath {
@@ -224,39 +223,8 @@ mod tests {
 
     fn manifest() -> Manifest {
         let id = "20261122T231805Z-0a1b2c3d".parse().unwrap();
-        let settings = RecordedSettings {
-            wal_level: WalLevel::Replica,
-            max_connections: 100,
-            max_worker_processes: 8,
-            max_wal_senders: 10,
-            max_prepared_transactions: 0,
-            max_locks_per_transaction: 64,
-        };
-        let summary = BackupSummary {
-            format: FORMAT.into(),
-            id,
-            generation: Generation::FIRST,
-            system_identifier: SystemId(7),
-            postgres_major: 15.try_into().unwrap(),
-            label: "l".into(),
-            method: Method::Local,
-            from_standby: false,
-            timeline: TimelineId::FIRST,
-            start_lsn: Lsn(0x200_0028),
-            stop_lsn: Lsn(0x200_0100),
-            started: Timestamp::UNIX_EPOCH,
-            stopped: Timestamp::UNIX_EPOCH,
-            segment_size: 16 << 20,
-            page_checksums: true,
-            tablespaces: vec![],
-            settings,
-            files: 0,
-            plain_bytes: 0,
-            parts: 0,
-            stored_bytes: 0,
-            bad_pages: 0,
-            writer: "w".into(),
-        };
+        let (start, stop) = (Lsn(0x200_0028), Lsn(0x200_0100));
+        let summary = summary(id, 1, start, stop, Timestamp::UNIX_EPOCH);
         let mut manifest = Manifest {
             summary,
             parts: vec![PartEntry { part: 1, stored: 1000, sha256: Sha256([1; 32]) }],
