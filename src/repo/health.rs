@@ -6,13 +6,14 @@ use jiff::Timestamp;
 
 use super::backup_id::BackupId;
 use super::intervals::{Interval, gaps, restorable_intervals};
-use super::inventory::{History, Inventory};
+use super::inventory::Inventory;
 use super::restore_plan::{Missing, Position};
 use super::restore_target::{Indexes, Request, Target};
 use super::routes::{Route, routes};
 use super::select::{Selection, select};
 use super::stored_backups::BackupState;
 use super::timeline_path::TimelineSpan;
+use super::timeline_wal::History;
 use super::wal_runs::Span;
 use crate::postgres::{SegmentNumber, TimelineId};
 

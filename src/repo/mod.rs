@@ -39,9 +39,11 @@ pub mod select;
 mod select_model;
 #[cfg(test)]
 mod select_world;
+mod stocktaking;
 pub mod stored_backups;
 pub mod stored_object;
 pub mod timeline_path;
+pub mod timeline_wal;
 pub mod unreachable;
 pub mod verify;
 pub mod wal_object;

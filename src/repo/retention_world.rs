@@ -11,13 +11,14 @@ use rand::{RngExt, SeedableRng};
 use super::backup_id::BackupId;
 use super::backups::{BackupListing, Piece};
 use super::holdings::{HeldWal, Holdings};
-use super::inventory::{History, Pass};
 use super::keep::Mark;
 use super::layout::{BackupKey, Generation, Layout, WalKey};
 use super::lease::{Held, Lease};
 use super::policy::Policy;
 use super::sample::{empty, summary};
+use super::stocktaking::Pass;
 use super::stored_backups::{BackupState, StoredBackup};
+use super::timeline_wal::History;
 use crate::postgres::{HistoryFile, Lsn, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::storage::Listed;
 

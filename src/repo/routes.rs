@@ -6,12 +6,13 @@
 //! (`InitWalRecovery` in `xlogrecovery.c`). So here: the history files in between must all be there, and a backup beside the
 //! way is passed over. Unlike there, the answer is the same for every backup, and a missing history file is a reason to stop.
 
-use super::inventory::{History, Inventory};
+use super::inventory::Inventory;
 use super::manifest::BackupSummary;
 use super::restore_plan::{OffPath, Unreachable};
 use super::restore_target::{Request, TargetTimeline};
 use super::stored_backups::BackupState;
 use super::timeline_path::{NoPath, Reach, TimelinePath};
+use super::timeline_wal::History;
 use super::wal_runs::Span;
 use crate::postgres::{SegmentNumber, TimelineId};
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::backups::{BackupListing, Piece};
-use super::inventory::{History, Inventory, Unknown};
+use super::inventory::{Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
 use super::restore_target::Indexes;
 use super::stored_backups::{BackupState, StoredBackup};
+use super::timeline_wal::History;
 use super::wal_runs::Run;
 use super::{BackupId, BackupKey, Generation};
 use crate::postgres::control_details::{RecordedSettings, WalLevel};

@@ -177,7 +177,7 @@ impl<'a> Selector<'a> {
         let highest = super::routes::highest_timeline(self.inventory);
         let known = |timeline| {
             let wal = self.inventory.timeline(timeline);
-            wal.is_some_and(|wal| wal.history != super::inventory::History::Absent)
+            wal.is_some_and(|wal| wal.history != super::timeline_wal::History::Absent)
         };
         let above = (plan.timeline.get() + 1..=highest.get()).filter_map(crate::postgres::TimelineId::new);
         if let Some(missing) = above.into_iter().find(|timeline| !known(*timeline)) {

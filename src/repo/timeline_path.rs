@@ -4,8 +4,9 @@
 //! target's history, newest first, but none that began in a later segment. So the segment in which a timeline was left
 //! belongs to the newest timeline that began in it: its copy has the parent's WAL up to the fork, then its own.
 
-use super::inventory::{History, Inventory, TimelineWal};
+use super::inventory::Inventory;
 use super::manifest::BackupSummary;
+use super::timeline_wal::{History, TimelineWal};
 use super::wal_runs::Span;
 use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
