@@ -287,6 +287,8 @@ mod tests {
             assert!(states[1].contains("manifest.json.zst`"), "{}", states[1]);
             assert!(states[2].contains("1 of its 2 parts are missing") && states[2].contains("part/00000002.tar.zst"));
             assert_eq!(states[3..], ["whole, kept: true", "unfinished"]);
+            let read: Vec<bool> = inventory.backups.iter().map(|backup| backup.manifest().is_some()).collect();
+            assert_eq!(read, [true, false, true, true, false], "what lacks parts still says which WAL it needs");
             assert_eq!(sample.repository.stored_backups(&sample.identity).await.unwrap(), inventory.backups);
         });
     }
