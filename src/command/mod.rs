@@ -38,6 +38,7 @@ pub mod show;
 pub mod status;
 pub mod status_expiry;
 pub mod store_clock;
+mod tries;
 pub mod verify;
 mod verify_deep;
 pub mod wal_fetch;

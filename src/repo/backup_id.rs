@@ -65,19 +65,7 @@ impl FromStr for BackupId {
     }
 }
 
-impl From<BackupId> for String {
-    fn from(id: BackupId) -> String {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for BackupId {
-    type Error = NotABackupId;
-
-    fn try_from(text: String) -> Result<Self, NotABackupId> {
-        text.parse()
-    }
-}
+crate::text_form::text_form!(BackupId);
 
 #[cfg(test)]
 mod tests {

@@ -163,7 +163,7 @@ impl<'a> Selector<'a> {
         let begun = plan.backup.id.begun();
         for backup in &self.inventory.backups {
             let id = backup.listing.id;
-            if let BackupState::Damaged(reason) = &backup.state
+            if let BackupState::Damaged(reason, _) = &backup.state
                 && id.begun() >= begun
                 && self.request.backup.is_none()
             {
@@ -177,7 +177,7 @@ impl<'a> Selector<'a> {
         let highest = super::routes::highest_timeline(self.inventory);
         let known = |timeline| {
             let wal = self.inventory.timeline(timeline);
-            wal.is_some_and(|wal| wal.history != super::inventory::History::Absent)
+            wal.is_some_and(|wal| wal.history != super::timeline_wal::History::Absent)
         };
         let above = (plan.timeline.get() + 1..=highest.get()).filter_map(crate::postgres::TimelineId::new);
         if let Some(missing) = above.into_iter().find(|timeline| !known(*timeline)) {
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_passed_over_and_said() {
         let inventory = archive()
-            .with_state(400, BackupState::Damaged("it is empty".into()))
+            .with_state(400, BackupState::Damaged("it is empty".into(), None))
             // Its own WAL is missing.
             .with_backup(700, 1, lsn(9, 10), lsn(10, 50));
         let plan = plan(&inventory, &Request::to(Target::Lsn(lsn(8, 50))));

@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn every_reason_in_words() {
         let number = |number| TargetTimeline::Number(timeline(number));
-        let damaged = || BackupState::Damaged("`main/1/backup/x/manifest.json.zst`: it is empty".into());
+        let damaged = || BackupState::Damaged("`main/1/backup/x/manifest.json.zst`: it is empty".into(), None);
         let holes = || archive().with_wal(1, [11, 14, 15, 16]);
         let cases: Vec<(&str, Inventory, Request)> = vec![
             ("no backup", empty().with_wal(1, 1..=9), Request::to(Target::Latest)),
