@@ -1,11 +1,12 @@
 //! Bytes by key: the [`ObjectStore`] contract and its implementations.
 //!
-//! [`s3`] for S3 and what speaks it, [`local`] for a directory, [`memory`] for tests, and a decorator ([`faulty`]) around any of
-//! them. This layer knows no WAL, no backups and no PostgreSQL.
+//! [`s3`] for S3 and what speaks it, [`local`] for a directory, [`memory`] for tests, and decorators
+//! ([`limit`], [`faulty`]) around any of them. This layer knows no WAL, no backups and no PostgreSQL.
 
 pub mod error;
 pub mod faulty;
 pub mod key;
+pub mod limit;
 pub mod local;
 mod local_list;
 pub mod location;

@@ -10,8 +10,8 @@ use pgark::storage::s3::S3Store;
 use pgark::storage::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, Timeouts};
 use pgark::storage::s3_credentials::{Credentials, Secret};
 use pgark::storage::{
-    Get, Head, KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreErrorKind, UserMetadata, faulty, local,
-    memory,
+    Get, Head, KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreErrorKind, UserMetadata, faulty, limit,
+    local, memory,
 };
 
 use crate::double::S3Double;
@@ -66,9 +66,10 @@ fn memory_keeps_the_contract() {
 }
 
 #[test]
-fn a_decorator_keeps_the_contract() {
+fn decorators_keep_the_contract() {
     let inner = Arc::new(memory::MemoryStore::default());
-    run(suite(Arc::new(faulty::FaultyStore::new(inner, 1, 0))));
+    let limited = Arc::new(limit::LimitStore::new(inner, 3));
+    run(suite(Arc::new(faulty::FaultyStore::new(limited, 1, 0))));
 }
 
 fn key(text: &str) -> ObjectKey {
