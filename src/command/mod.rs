@@ -52,6 +52,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::repo::{ClusterName, Repository, Writer};
+use crate::storage::limit::LimitStore;
 use crate::storage::s3_client::S3Settings;
 use crate::storage::{ObjectStore, StoreError, local, s3};
 
@@ -73,6 +74,9 @@ pub enum StoreSettings {
     Local(PathBuf),
 }
 
+/// Requests of one process that are under way at once.
+const REQUESTS: usize = 32;
+
 impl RepositorySettings {
     /// Sets the store up; nothing is asked of it yet.
     pub async fn open(&self) -> Result<Repository, StoreError> {
@@ -80,6 +84,8 @@ impl RepositorySettings {
             StoreSettings::S3(settings) => Arc::new(s3::S3Store::new(S3Settings::clone(settings)).await?),
             StoreSettings::Local(root) => Arc::new(local::LocalStore::new(root.clone())),
         };
+        // Whatever a command does at once, the store and the file descriptors have a limit.
+        let store = Arc::new(LimitStore::new(store, REQUESTS));
         Ok(Repository::new(store, self.cluster.clone()))
     }
 }
