@@ -43,6 +43,7 @@ mod requests;
 mod restore_faults;
 mod restore_kills;
 mod restore_over;
+mod rotten_pages;
 mod second_opinion;
 mod shutdown;
 mod unreachable_targets;
