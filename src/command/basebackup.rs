@@ -17,6 +17,7 @@ use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::holding::Holding;
 use super::progress::{Phase, Progress};
+use super::same_server::check_ended;
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
@@ -151,8 +152,9 @@ pub(super) async fn conclude(
 ) -> Result<BackupReport, Failure> {
     let unreadable = |e: Malformed| Failure::new(FailureKind::LocalIo, format!("{CONTROL_FILE}: {e}"));
     let details = ControlDetails::parse(&ended.control).map_err(unreadable)?;
-    let segment_size = ControlFile::parse(&ended.control).map_err(unreadable)?.segment_size;
+    let ControlFile { segment_size, timeline, .. } = ControlFile::parse(&ended.control).map_err(unreadable)?;
     let label_file = check_label(&ended.stopped, &begun, segment_size)?;
+    check_ended(&label_file, ended.stopped.lsn, timeline, &details)?;
     let mut manifest = Manifest {
         summary: BackupSummary {
             format: FORMAT.to_owned(),

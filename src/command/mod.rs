@@ -33,6 +33,7 @@ mod remote_files;
 mod remote_parts;
 pub mod restore;
 pub mod restore_files;
+mod same_server;
 mod server_manifest;
 pub mod show;
 pub mod status;

@@ -52,3 +52,4 @@ mod verify_deep;
 mod wal_index;
 mod watch;
 mod words;
+mod wrong_servers;
