@@ -197,6 +197,13 @@ pub(super) async fn conclude(
         let keep = || repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer);
         patiently(settings.retry, "the mark of `--keep`", keep).await?;
     }
+    let still_there = || repository.check_parts(begun.generation, begun.id, &manifest.parts);
+    patiently(settings.retry, "the list of the parts", still_there).await.map_err(|failure| match failure.kind {
+        FailureKind::Damaged => {
+            failure.with_hint("something else deletes in the repository: find out what, then run it again")
+        }
+        _ => failure,
+    })?;
     patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();

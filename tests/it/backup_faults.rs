@@ -43,6 +43,12 @@ fn nothing_runs(cluster: &Cluster) {
     cluster.wait_until("without a session of pgark", A_MINUTE, || cluster.value(SESSIONS) == "0");
 }
 
+fn set_archive_command(cluster: &Cluster, command: &str) {
+    cluster.configure(&format!("archive_command = '{command}'"));
+    cluster.reload();
+    cluster.wait_until("reloaded", A_MINUTE, || cluster.value("SHOW archive_command") == command);
+}
+
 /// The backups of which there is a manifest.
 fn manifests(repository: &Repository) -> BTreeSet<String> {
     let keys = repository.keys();
@@ -184,6 +190,27 @@ fn a_store_that_dies_and_one_that_comes_back() {
     assert_clean(&primary);
 }
 
+/// What was stored is gone before the end, as with a lifecycle rule or a hand that tidies up.
+#[test]
+fn a_part_that_goes_away_meanwhile() {
+    for repository in Repository::both() {
+        let primary = archiving(&repository, Installation::preferred(), 1);
+        let child = spawn(&on_the_host(&repository, &primary, &SLOWLY));
+        wait_copying(&primary);
+        // Its WAL does not come, so that it waits with all parts stored.
+        set_archive_command(&primary, "false");
+        let parts = || repository.keys().into_iter().filter(|key| key.contains("/part/")).collect::<Vec<_>>();
+        let has_control = |key: &String| repository.object(key).is_some_and(|bytes| bytes.len() < 1 << 20);
+        primary.wait_until("done with the files", A_MINUTE, || parts().iter().any(has_control));
+        let gone = parts().remove(0);
+        repository.remove(&gone);
+        set_archive_command(&primary, &archive_command());
+        finish(child).code(14).says("no backup was made").says(&gone).says("is gone").says("hint");
+        assert_eq!(manifests(&repository), BTreeSet::new());
+        nothing_runs(&primary);
+    }
+}
+
 #[test]
 fn a_standby_that_is_promoted_meanwhile() {
     let repository = Repository::local();
@@ -207,11 +234,7 @@ fn without_wal_there_is_no_backup() {
     let primary = archiving(&repository, Installation::preferred(), 1);
     take_backup(&repository, &primary, &[]);
     let whole = manifests(&repository);
-    let set = |command: &str| {
-        primary.configure(&format!("archive_command = '{command}'"));
-        primary.reload();
-        primary.wait_until("reloaded", A_MINUTE, || primary.value("SHOW archive_command") == command);
-    };
+    let set = |command: &str| set_archive_command(&primary, command);
     let parts = || repository.keys().iter().filter(|key| key.contains("/part/")).count();
 
     // Refused before a byte is copied.
