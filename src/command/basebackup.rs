@@ -90,6 +90,7 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
+    check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
     let circumstances = circumstances.clone();
     let taking = apart(move || async move {
         match &settings.source {
@@ -98,6 +99,14 @@ pub async fn run(
         }
     });
     bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
+}
+
+/// The label is one line of `backup_label`: PostgreSQL writes it there as it is, and nobody could read the file then.
+fn check_words(label: &str) -> Result<(), Failure> {
+    match label.chars().any(char::is_control) {
+        true => Err(Failure::new(FailureKind::Usage, "the label has a line break or another control character")),
+        false => Ok(()),
+    }
 }
 
 /// For a cluster with links where its data belong.

@@ -212,6 +212,17 @@ fn what_the_operator_asks_for_is_in_the_manifest() {
         let outcome = as_servers_user(&on_the_host(&repository, &primary, &words));
         assert!((2..99).contains(&outcome.code) && outcome.stderr.contains(said), "{words:?}: {outcome:?}");
     }
+    // Before anything is copied.
+    let before = repository.keys();
+    for label in ["two\nlines", "cut\r", "bell\u{7}"] {
+        for method in [&["basebackup", "--label", label][..], &["basebackup", "--remote", "--label", label]] {
+            as_servers_user(&on_the_host(&repository, &primary, method))
+                .code(2)
+                .says("no backup was made")
+                .says("label");
+        }
+    }
+    assert_eq!(repository.keys(), before);
 }
 
 /// A relation in several parts, and segments of PostgreSQL's usual size.
