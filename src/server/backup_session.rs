@@ -75,6 +75,9 @@ impl BackupSession {
         backup.ask("select set_config('statement_timeout', '0', false)", &[], PATIENCE).await?;
         backup.ask("select set_config('lock_timeout', '0', false)", &[], PATIENCE).await?;
         backup.ask("select set_config('idle_session_timeout', '0', false)", &[], PATIENCE).await?;
+        if backup.version >= 170_000 {
+            backup.ask("select set_config('transaction_timeout', '0', false)", &[], PATIENCE).await?;
+        }
         Ok(backup)
     }
 
