@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::backup_archiving::wait_for_wal;
 use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
+use super::backup_wal::wait_for_wal;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::holding::Holding;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Circumstances;
-use super::backup_archiving::prove_archiving;
+use super::backup_archiving::{prove_archiving, prove_by_segments_of_standby};
 use super::backup_copy::copy;
 use super::backup_parts::Pages;
 use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, blocking, conclude, name_and_label};
@@ -43,6 +43,10 @@ pub(super) async fn take(
     let started = session.start(&label, settings.fast).await?;
     let details = read_details(&data_dir)?;
     check_started(&data_dir, started.lsn, &details)?;
+    if server.in_recovery {
+        let begins = (started.lsn, facts.control.timeline, facts.control.segment_size);
+        prove_by_segments_of_standby(settings.archive_wait, &repository, generation, begins).await?;
+    }
     let begun = Begun { id, label, generation, ident: facts.ident, started };
     tracing::info!("backup `{id}` started at {}", started.lsn);
     let mut holding = begun.hold(&repository, circumstances).await;

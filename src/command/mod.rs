@@ -9,6 +9,7 @@ pub mod backup_copy;
 pub mod backup_finish;
 pub mod backup_parts;
 pub mod backup_plan;
+mod backup_wal;
 pub mod basebackup;
 pub mod bounds;
 pub mod check;

@@ -17,6 +17,7 @@ mod backup_kinds;
 mod backup_leases;
 mod backup_links;
 mod backup_targets;
+mod backup_waits;
 mod backups;
 mod canary;
 mod check_and_init;
