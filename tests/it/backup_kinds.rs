@@ -12,6 +12,7 @@ use crate::ledger::{Expect, Ledger, integrity};
 use crate::pitr::{archiving, assert_clean, with_environment};
 use crate::postgres::{Account, Cluster, Installation, Scratch, StopMode, verify_directory};
 use crate::repository::Repository;
+use crate::restore_faults::manifest_key;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -102,6 +103,32 @@ fn tablespaces(repository: &Repository, installation: &'static Installation) {
     verify_directory(installation, primary.data_dir()).unwrap();
     has_everything(&primary, &ledger);
     is_sound(&primary);
+}
+
+/// PostgreSQL warns of such a place, and lets it be.
+#[test]
+fn a_tablespace_in_the_data_directory() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let inner = primary.data_dir().join("inner");
+    fs::create_dir(&inner).unwrap();
+    Account::of_servers().own(&inner);
+    primary.execute(&format!("CREATE TABLESPACE inner_one LOCATION '{}'", inner.display()));
+    let ledger = Ledger::create(&primary);
+    primary.execute("ALTER TABLE ledger SET TABLESPACE inner_one");
+    ledger.write(20, 5000);
+    for method in [&[][..], &["--remote"]] {
+        let id = take_backup(&repository, &primary, method);
+        let manifest = zstd::decode_all(&repository.object(&manifest_key(&id)).unwrap()[..]).unwrap();
+        let twice = String::from_utf8_lossy(&manifest).lines().filter(|line| line.contains("\"inner/PG_")).count();
+        assert_eq!(twice, 0, "{method:?}");
+        primary.archive_everything(A_MINUTE);
+        let home = Scratch::new("new");
+        let map = format!("{}={}/place", inner.display(), home.path().display());
+        let Restored { cluster, home: _home } = restore(&repository, &[&id, "--tablespace-map", &map]);
+        has_everything(&cluster, &ledger);
+        is_sound(&cluster);
+    }
 }
 
 #[test]
