@@ -11,7 +11,8 @@ TEST_ENV := $(if $(ROOMY),TMPDIR=$(ROOMY))
 help:
 	@echo 'make demo         archive, lose a table, restore to just before: in a throw-away PostgreSQL'
 	@echo 'make test         lints and all tests, on the PostgreSQL of this system'
-	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18'
+	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18; 14 has no programs of its own there: its files are'
+	@echo '                  judged by the pg_verifybackup and pg_checksums of 15 or 16'
 	@echo 'make bench        time, memory and requests, each beside its floor'
 
 prepare:

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::backup_archiving::wait_for_wal;
 use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
+use super::backup_wal::wait_for_wal;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::holding::Holding;
 use super::progress::{Phase, Progress};
+use super::same_server::check_ended;
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
@@ -89,6 +90,7 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
+    check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
     let circumstances = circumstances.clone();
     let taking = apart(move || async move {
         match &settings.source {
@@ -97,6 +99,14 @@ pub async fn run(
         }
     });
     bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
+}
+
+/// The label is one line of `backup_label`: PostgreSQL writes it there as it is, and nobody could read the file then.
+fn check_words(label: &str) -> Result<(), Failure> {
+    match label.chars().any(char::is_control) {
+        true => Err(Failure::new(FailureKind::Usage, "the label has a line break or another control character")),
+        false => Ok(()),
+    }
 }
 
 /// For a cluster with links where its data belong.
@@ -151,8 +161,9 @@ pub(super) async fn conclude(
 ) -> Result<BackupReport, Failure> {
     let unreadable = |e: Malformed| Failure::new(FailureKind::LocalIo, format!("{CONTROL_FILE}: {e}"));
     let details = ControlDetails::parse(&ended.control).map_err(unreadable)?;
-    let segment_size = ControlFile::parse(&ended.control).map_err(unreadable)?.segment_size;
+    let ControlFile { segment_size, timeline, .. } = ControlFile::parse(&ended.control).map_err(unreadable)?;
     let label_file = check_label(&ended.stopped, &begun, segment_size)?;
+    check_ended(&label_file, ended.stopped.lsn, timeline, &details)?;
     let mut manifest = Manifest {
         summary: BackupSummary {
             format: FORMAT.to_owned(),
@@ -195,6 +206,13 @@ pub(super) async fn conclude(
         let keep = || repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer);
         patiently(settings.retry, "the mark of `--keep`", keep).await?;
     }
+    let still_there = || repository.check_parts(begun.generation, begun.id, &manifest.parts);
+    patiently(settings.retry, "the list of the parts", still_there).await.map_err(|failure| match failure.kind {
+        FailureKind::Damaged => {
+            failure.with_hint("something else deletes in the repository: find out what, then run it again")
+        }
+        _ => failure,
+    })?;
     patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();

@@ -8,22 +8,20 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Circumstances;
-use super::backup_archiving::prove_archiving;
+use super::backup_archiving::{prove_archiving, prove_by_segments_of_standby};
 use super::backup_copy::copy;
 use super::backup_parts::Pages;
 use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, blocking, conclude, name_and_label};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
-use crate::disk::data_dir::ClusterFacts;
+use super::same_server::{check_before, check_started};
 use crate::disk::{DataDir, Snapshot};
-use crate::postgres::PgMajor;
 use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::control_details::ControlDetails;
 use crate::repo::Repository;
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::MOST_LINES;
 use crate::server::BackupSession;
-use crate::server::backup_session::ServerAtBackup;
 
 /// Takes the backup.
 pub(super) async fn take(
@@ -37,13 +35,18 @@ pub(super) async fn take(
     let session = BackupSession::connect(&settings.conninfo).await?;
     let server = session.server().await?;
     let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    check_same_server(&server, &data_dir, facts)?;
+    check_before(&server, &data_dir, facts, &read_details(&data_dir)?)?;
     let generation = prove_archiving(settings.archive_wait, &session, &server, &repository, facts.ident).await?;
 
     progress.enter(Phase::Checkpoint);
     let (id, label) = name_and_label(settings, circumstances);
     let started = session.start(&label, settings.fast).await?;
     let details = read_details(&data_dir)?;
+    check_started(&data_dir, started.lsn, &details)?;
+    if server.in_recovery {
+        let begins = (started.lsn, facts.control.timeline, facts.control.segment_size);
+        prove_by_segments_of_standby(settings.archive_wait, &repository, generation, begins).await?;
+    }
     let begun = Begun { id, label, generation, ident: facts.ident, started };
     tracing::info!("backup `{id}` started at {}", started.lsn);
     let mut holding = begun.hold(&repository, circumstances).await;
@@ -111,24 +114,6 @@ fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
     let local = |why: String| Failure::new(FailureKind::LocalIo, why);
     let bytes = data_dir.control_file_bytes().map_err(|e| local(e.to_string()))?;
     ControlDetails::parse(&bytes).map_err(|e| local(format!("{CONTROL_FILE}: {e}")))
-}
-
-/// Seconds between the two moments at the start of a server that its file and its SQL tell.
-const START_UP: u64 = 10;
-
-/// A copy of files of one server with the label of another would be worthless.
-fn check_same_server(server: &ServerAtBackup, data_dir: &DataDir, facts: ClusterFacts) -> Result<(), Failure> {
-    let major = PgMajor::try_from(server.version / 10_000).ok();
-    let same = server.system_id == facts.ident.system_id
-        && major == Some(facts.ident.major)
-        && data_dir.postmaster_start().is_some_and(|start| start.abs_diff(server.postmaster_start) <= START_UP);
-    if same {
-        return Ok(());
-    }
-    let message =
-        format!("the server that answers does not run in `{}`: it has {}", data_dir.path().display(), server.system_id);
-    Err(Failure::new(FailureKind::Usage, message)
-        .with_hint("`--pgdata` and `--conninfo` must mean the same server, on this host"))
 }
 
 /// Ends when the session does: then the copy is worthless.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Circumstances;
-use super::backup_archiving::{not_archiving, prove_archiving, prove_by_segment_before};
+use super::backup_archiving::{not_archiving, prove_archiving, prove_by_segment_before, prove_by_segments_of_standby};
 use super::backup_copy::Copied;
 use super::backup_parts::Pages;
 use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, conclude, name_and_label};
@@ -49,7 +49,10 @@ pub(super) async fn take(
     let start = backup.start.clone();
     if !proven {
         let begins = (start.lsn, start.timeline, shape.segment_size);
-        prove_by_segment_before(settings.archive_wait, &repository, generation, begins).await?;
+        match shape.in_recovery {
+            true => prove_by_segments_of_standby(settings.archive_wait, &repository, generation, begins).await?,
+            false => prove_by_segment_before(settings.archive_wait, &repository, generation, begins).await?,
+        }
     }
     let told = clock(session.as_ref()).await;
     let started = Started { lsn: start.lsn, at: told.unwrap_or(circumstances.now) };
@@ -150,8 +153,8 @@ async fn revived(
     }
 }
 
-/// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there the end of the
-/// backup shows it.
+/// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there what
+/// it has replayed shows it, once its start is known.
 async fn prove_before(
     settings: &Basebackup,
     repository: &Repository,
@@ -168,7 +171,7 @@ async fn prove_before(
         let generation = prove_archiving(settings.archive_wait, session, &server, repository, shape.ident).await?;
         return Ok((generation, true));
     }
-    Ok((repository.find_generation(shape.ident).await?, shape.in_recovery))
+    Ok((repository.find_generation(shape.ident).await?, false))
 }
 
 async fn clock(session: Option<&BackupSession>) -> Option<Timestamp> {

@@ -64,7 +64,8 @@ impl Snapshot {
     /// Looks through the data directory at `root`.
     pub fn take(root: &Path, rules: &BackupFiles) -> io::Result<Self> {
         let mut snapshot = Snapshot::default();
-        Walk { root, rules, found: &mut snapshot }.directory(Path::new(""))?;
+        let inner = inner_tablespaces(root);
+        Walk { root, rules, inner: &inner, found: &mut snapshot }.directory(Path::new(""))?;
         for name in rules.directories_in_pg_wal() {
             let path = backup_path(&Path::new("pg_wal").join(name))?;
             snapshot.directories.push(FoundDirectory { path, mode: 0o700 });
@@ -79,6 +80,7 @@ impl Snapshot {
 struct Walk<'a> {
     root: &'a Path,
     rules: &'a BackupFiles,
+    inner: &'a [PathBuf],
     found: &'a mut Snapshot,
 }
 
@@ -118,7 +120,8 @@ impl Walk<'_> {
         }
         if kind.is_dir() {
             self.found.directories.push(FoundDirectory { path: backup_path(path)?, mode: mode(&metadata) });
-            return self.directory(path);
+            // A tablespace in the data directory is copied once, as what its link leads to.
+            return if self.inner.iter().any(|inner| inner == path) { Ok(()) } else { self.directory(path) };
         }
         if !kind.is_file() {
             let vital = BackupFiles::is_vital(path);
@@ -156,6 +159,15 @@ impl Walk<'_> {
     }
 }
 
+/// Tablespaces that lie in the data directory, against PostgreSQL's warning: where, below it.
+fn inner_tablespaces(root: &Path) -> Vec<PathBuf> {
+    let links = fs::read_dir(root.join("pg_tblspc")).into_iter().flatten().flatten();
+    let links = links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let Ok(root) = root.canonicalize() else { return Vec::new() };
+    let inner = links.filter_map(|link| Some(link.path().canonicalize().ok()?.strip_prefix(&root).ok()?.to_owned()));
+    inner.collect()
+}
+
 fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
 }
@@ -185,6 +197,22 @@ fn describe(error: io::Error, path: &Path) -> io::Error {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_tablespace_in_the_data_directory_is_copied_once() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        fs::create_dir_all(root.join("in/side/PG_15_202209061/7")).unwrap();
+        fs::create_dir_all(root.join("pg_tblspc")).unwrap();
+        fs::write(root.join("in/side/PG_15_202209061/7/1"), b"x").unwrap();
+        fs::write(root.join("in/other"), b"x").unwrap();
+        symlink(root.join("in/side"), root.join("pg_tblspc/17000")).unwrap();
+        let rules = BackupFiles::new(15.try_into().unwrap(), 202_209_061);
+        let snapshot = Snapshot::take(root, &rules).unwrap();
+        let files: Vec<String> = snapshot.files.iter().map(|file| file.path.to_string()).collect();
+        assert_eq!(files, ["in/other", "pg_tblspc/17000/PG_15_202209061/7/1"]);
+        assert!(snapshot.directories.iter().any(|found| found.path.to_string() == "in/side"));
+    }
 
     #[test]
     fn a_link_in_place_of_data_is_told_from_others() {

@@ -42,6 +42,7 @@ mod select_world;
 mod stocktaking;
 pub mod stored_backups;
 pub mod stored_object;
+pub mod stored_parts;
 pub mod timeline_path;
 pub mod timeline_wal;
 pub mod unreachable;
