@@ -112,6 +112,7 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     }
     let wanted = Restore {
         repository,
+        request: request.clone(),
         to: std::path::absolute(&args.to).map_err(|e| usage(e.to_string()))?,
         recovery: recovery(args, &request, &plan, &command)?,
         tablespaces: args.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,

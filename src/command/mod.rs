@@ -32,6 +32,7 @@ mod remote_files;
 mod remote_parts;
 pub mod restore;
 pub mod restore_files;
+mod restore_lease;
 mod server_manifest;
 pub mod show;
 pub mod status;

@@ -1,30 +1,27 @@
 //! `restore`: a backup to a directory, and the settings with which PostgreSQL recovers from there to the target.
 //!
-//! First the plan, or the reason why there is none: before a byte is written. Then the files, each verified. `pg_control` gets
-//! its name last, so that PostgreSQL cannot start on half a restore.
+//! First the plan, or the reason why there is none: before a byte is written. Then the lease, a second look at what the plan needs,
+//! and the files, each verified. `pg_control` gets its name last, so that PostgreSQL cannot start on half a restore.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::basebackup::blocking;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
+use super::restore_lease::{gone, hold_and_look_again, keep_holding};
 use super::{Circumstances, RepositorySettings};
 use crate::disk::tablespace_location::check_locations;
 use crate::disk::{DataDir, RestoreDir, RestoreDirError};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
-use crate::repo::lease::{Lease, VALID};
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::restore_plan::RestorePlan;
@@ -36,6 +33,8 @@ use crate::repo::{BackupId, Identities, Identity, Repository};
 pub struct Restore {
     /// Where from.
     pub repository: RepositorySettings,
+    /// What the plan was made for.
+    pub request: Request,
     /// Where to.
     pub to: PathBuf,
     /// How PostgreSQL recovers; its timeline is the plan's unless the server stays a standby.
@@ -111,7 +110,7 @@ pub async fn run(
     let work = apart(move || async move {
         let circumstances = &circumstances;
         let repository = restore.repository.open().await?;
-        hold(&repository, &plan, circumstances, circumstances.now).await;
+        hold_and_look_again(&repository, &plan, &restore.request, circumstances).await?;
         tokio::select! {
             done = carry_out(&restore, &repository, &plan, &progress) => done,
             never = keep_holding(&repository, &plan, circumstances) => match never {},
@@ -128,30 +127,6 @@ pub async fn run(
     })
 }
 
-/// Tells `expire` what this restore needs, and the recovery that follows. A role that may not write is no reason to stop a
-/// restore.
-async fn hold(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances, now: Timestamp) {
-    let (backup, writer) = (&plan.backup, &circumstances.writer);
-    let lease = Lease::new(backup.generation, backup.id, backup.start_lsn, None, writer.to_string());
-    if let Err(error) = repository.hold(&lease, now, writer.pid).await {
-        let id = backup.id;
-        tracing::warn!(
-            "`expire` cannot be told that `{id}` is in use: do not run it until the server has recovered ({error})"
-        );
-    }
-}
-
-/// Tells it again and again.
-async fn keep_holding(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances) -> Infallible {
-    const AGAIN: Duration = Duration::from_secs(VALID.as_secs() / 4);
-    let mut now = circumstances.now;
-    loop {
-        sleep(AGAIN).await;
-        now = now.saturating_add(AGAIN).unwrap_or(now);
-        hold(repository, plan, circumstances, now).await;
-    }
-}
-
 async fn carry_out(
     restore: &Restore,
     repository: &Repository,
@@ -161,9 +136,7 @@ async fn carry_out(
     let begin = Instant::now();
     let (generation, id) = (plan.backup.generation, plan.backup.id);
     let manifest = repository.read_manifest(generation, id).await?;
-    let gone =
-        || Failure::new(FailureKind::Damaged, format!("the manifest of `{id}` was there a moment ago and is gone now"));
-    let manifest = Arc::new(manifest.ok_or_else(gone)?);
+    let manifest = Arc::new(manifest.ok_or_else(|| gone(plan, "its manifest is not there any more"))?);
     check_complete(&manifest)?;
 
     let locations = locations(restore, &manifest)?;

@@ -39,6 +39,7 @@ mod requests;
 mod restore_faults;
 mod restore_kills;
 mod restore_over;
+mod restore_refusals;
 mod second_opinion;
 mod shutdown;
 mod verify;
