@@ -33,6 +33,8 @@ mod remote_parts;
 pub mod restore;
 pub mod restore_files;
 mod restore_lease;
+mod restore_place;
+mod restore_unarchived;
 mod server_manifest;
 pub mod show;
 pub mod status;

@@ -3,8 +3,8 @@
 //! First the plan, or the reason why there is none: before a byte is written. Then the lease, a second look at what the plan needs,
 //! and the files, each verified. `pg_control` gets its name last, so that PostgreSQL cannot start on half a restore.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -16,9 +16,10 @@ use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use super::restore_lease::{gone, hold_and_look_again, keep_holding};
-use super::{Circumstances, RepositorySettings};
-use crate::disk::tablespace_location::check_locations;
-use crate::disk::{DataDir, RestoreDir, RestoreDirError};
+use super::restore_place::{claim, locations};
+use super::restore_unarchived::check_archived;
+use super::{Circumstances, RepositorySettings, restore_place};
+use crate::disk::RestoreDir;
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
@@ -43,6 +44,8 @@ pub struct Restore {
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
     /// Over an old cluster, of which stays what fits.
     pub delta: bool,
+    /// WAL that the old cluster has and the repository lacks may be lost.
+    pub discard_wal: bool,
     /// How files are fetched.
     pub fetching: Fetching,
 }
@@ -99,6 +102,28 @@ async fn generation_of<'a>(
     identities.newest().ok_or_else(|| Failure::new(FailureKind::NoIdentity, "the repository has no generation"))
 }
 
+/// Says what [`run`] would refuse at the place to restore to, or what this user may not look at; writes nothing.
+pub async fn look(restore: Restore, plan: &RestorePlan) -> Result<Option<String>, Failure> {
+    let (to, plan) = (restore.to.clone(), plan.clone());
+    let looking = apart(move || async move {
+        let repository = restore.repository.open().await?;
+        look_at_place(&restore, &repository, &plan).await
+    });
+    bounded(looking, None, None).await.map_err(|f| f.context(format!("nothing can be restored to `{}`", to.display())))
+}
+
+async fn look_at_place(
+    restore: &Restore,
+    repository: &Repository,
+    plan: &RestorePlan,
+) -> Result<Option<String>, Failure> {
+    let hidden = restore_place::look(restore, &plan.backup).await?;
+    if hidden.is_none() {
+        check_archived(restore, repository, plan.backup.generation).await?;
+    }
+    Ok(hidden)
+}
+
 /// Carries a plan out.
 pub async fn run(
     restore: Restore,
@@ -110,6 +135,7 @@ pub async fn run(
     let work = apart(move || async move {
         let circumstances = &circumstances;
         let repository = restore.repository.open().await?;
+        look_at_place(&restore, &repository, &plan).await?;
         hold_and_look_again(&repository, &plan, &restore.request, circumstances).await?;
         tokio::select! {
             done = carry_out(&restore, &repository, &plan, &progress) => done,
@@ -139,7 +165,7 @@ async fn carry_out(
     let manifest = Arc::new(manifest.ok_or_else(|| gone(plan, "its manifest is not there any more"))?);
     check_complete(&manifest)?;
 
-    let locations = locations(restore, &manifest)?;
+    let locations = locations(restore, &manifest.summary)?;
     let dir = claim(restore, &manifest, &locations).await?;
     progress.enter(Phase::Copying);
     let present_before = fetch(repository, &manifest, &dir, &restore.fetching, progress).await?;
@@ -153,7 +179,7 @@ async fn carry_out(
     check_label(&dir, &manifest)?;
     blocking(move || {
         settle(&dir, &recovery)?;
-        dir.finish(&locations)
+        dir.finish(&locations.places)
     })
     .await?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -183,74 +209,6 @@ fn check_complete(manifest: &Manifest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where each tablespace goes: every one to a place of its own, or they would write over each other's files.
-fn locations(restore: &Restore, manifest: &Manifest) -> Result<BTreeMap<u32, PathBuf>, Failure> {
-    let usage = |message: String| Failure::new(FailureKind::Usage, message);
-    let tablespaces = &manifest.summary.tablespaces;
-    let mut mapped: BTreeMap<&Path, &PathBuf> = BTreeMap::new();
-    for (old, new) in &restore.tablespaces {
-        if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == old) {
-            let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
-            let message = format!("`--tablespace-map`: the backup has no tablespace at `{}`", old.display());
-            return Err(usage(message).with_hint(format!("it has: {}", known.join(", "))));
-        }
-        if mapped.insert(old, new).is_some() {
-            return Err(usage(format!("`--tablespace-map`: `{}` is mapped twice", old.display())));
-        }
-    }
-    let mut locations: BTreeMap<u32, PathBuf> = BTreeMap::new();
-    for Tablespace { oid, location } in tablespaces {
-        let place = mapped.get(Path::new(location)).map_or_else(|| PathBuf::from(location), |new| (*new).clone());
-        if let Some(other) = locations.values().find(|other| place.starts_with(other) || other.starts_with(&place)) {
-            let message =
-                format!("two tablespaces would share a place: `{}` and `{}`", other.display(), place.display());
-            return Err(usage(message).with_hint("give each a directory of its own with `--tablespace-map`"));
-        }
-        locations.insert(*oid, place);
-    }
-    Ok(locations)
-}
-
-/// Takes the directory and the tablespaces, makes all directories, and clears away what does not belong there.
-async fn claim(
-    restore: &Restore,
-    manifest: &Arc<Manifest>,
-    locations: &BTreeMap<u32, PathBuf>,
-) -> Result<Arc<RestoreDir>, Failure> {
-    let (to, over_old, manifest, locations) =
-        (restore.to.clone(), restore.delta, Arc::clone(manifest), locations.clone());
-    let claiming = tokio::task::spawn_blocking(move || {
-        // What may refuse comes before the first change.
-        check_same_cluster(&to, &manifest)?;
-        check_locations(&to, &locations)?;
-        let mut dir = RestoreDir::claim(&to, over_old)?;
-        for (oid, location) in &locations {
-            dir.make_tablespace(*oid, location)?;
-        }
-        for entry in &manifest.directories {
-            dir.make_directory(&entry.directory, entry.mode)?;
-        }
-        if dir.may_have_files() {
-            let directories: BTreeSet<_> = manifest.directories.iter().map(|entry| &entry.directory).collect();
-            let files = manifest.files.iter().map(|entry| &entry.file);
-            let files: BTreeSet<_> = files.filter(|file| file.as_bytes() != LEFT_OUT.as_bytes()).collect();
-            dir.remove_others(&directories, &files)?;
-        }
-        Ok(dir)
-    });
-    match claiming.await {
-        Ok(Ok(dir)) => Ok(Arc::new(dir)),
-        Ok(Err(RestoreDirError::Io(error))) => Err(Failure::new(FailureKind::LocalIo, error.to_string())),
-        Ok(Err(RestoreDirError::Refused(why))) if why.contains("--tablespace-map") => {
-            Err(Failure::new(FailureKind::Usage, why)
-                .with_hint("OLD is the location in the backup: `pgark show` lists them"))
-        }
-        Ok(Err(RestoreDirError::Refused(why))) => Err(Failure::new(FailureKind::Usage, why)
-            .with_hint("name an empty directory with `--to`; `--delta` restores over a stopped cluster")),
-        Err(_) => Err(Failure::new(FailureKind::Internal, "a thread failed")),
-    }
-}
-
 /// The label says where recovery begins: it must be this backup's.
 fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
     let damaged = |why: String| Failure::new(FailureKind::Damaged, format!("`backup_label`: {why}"));
@@ -262,30 +220,6 @@ fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
             Err(damaged(format!("it starts at {}, the backup at {}", label.start_lsn, manifest.summary.start_lsn)))
         }
     }
-}
-
-/// `--delta` is for a cluster and its own backup.
-fn check_same_cluster(to: &Path, manifest: &Manifest) -> Result<(), RestoreDirError> {
-    // What is no file in no directory is planted, or is left of a restore: there is no cluster then.
-    let real = |name: &str| to.join(name).symlink_metadata().ok();
-    if !real("global").is_some_and(|found| found.is_dir()) || !real(CONTROL_FILE).is_some_and(|found| found.is_file()) {
-        return Ok(());
-    }
-    let unknown = |e: std::io::Error| {
-        let message = format!(
-            "whose cluster is in `{}` cannot be told ({e}): move its pg_control away if it is not wanted",
-            to.display()
-        );
-        RestoreDirError::Refused(message)
-    };
-    let Some(there) = DataDir::at(to.to_owned()).map_err(unknown)? else { return Ok(()) };
-    let there = there.facts().map_err(unknown)?;
-    let (ours, theirs) = (manifest.summary.system_identifier, there.ident.system_id);
-    if ours == theirs {
-        return Ok(());
-    }
-    let message = format!("`{}` is another cluster: it has {theirs}, the backup {ours}", to.display());
-    Err(RestoreDirError::Refused(message))
 }
 
 /// Writes the recovery settings and the signal file.

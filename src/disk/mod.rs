@@ -8,6 +8,7 @@ pub mod live_file;
 pub mod restore_dir;
 pub mod snapshot;
 pub mod tablespace_location;
+pub mod tablespace_users;
 pub mod wal_file;
 
 pub use data_dir::DataDir;

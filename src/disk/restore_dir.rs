@@ -28,6 +28,21 @@ pub struct RestoreDir {
     _mark: File,
 }
 
+/// What stands in a directory that may be filled.
+#[derive(Debug)]
+pub struct Found {
+    marked: bool,
+    is_cluster: bool,
+    links: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Found {
+    /// Whether it is what a restore left that was broken off.
+    pub fn is_marked(&self) -> bool {
+        self.marked
+    }
+}
+
 /// Why a directory is not filled.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreDirError {
@@ -46,12 +61,13 @@ const WAITING_CONTROL: &str = "global/.pgark-pg_control";
 const PG_WAL: &str = "pg_wal";
 
 impl RestoreDir {
-    /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
-    /// cluster: it can be started no more from here on.
-    pub fn claim(root: &Path, over_old: bool) -> Result<Self, RestoreDirError> {
+    /// Refuses what [`RestoreDir::claim`] refuses, all but another restore that is at work. Changes nothing.
+    pub fn look(root: &Path, over_old: bool) -> Result<Found, RestoreDirError> {
         let refused = |why: String| Err(RestoreDirError::Refused(format!("`{}` {why}", root.display())));
-        make_directory(root, 0o700)?;
-        let names = names(root)?;
+        let names = match names(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
+            names => names?,
+        };
         // Killed after its last step but one, a restore leaves the mark in a cluster that may have run since.
         // One that cannot be looked at counts as there.
         let marked = names.contains(MARK) && !root.join(CONTROL_FILE).try_exists().unwrap_or(true);
@@ -71,14 +87,28 @@ impl RestoreDir {
             }
             links.insert(PathBuf::from(PG_WAL), behind);
         }
+        Ok(Found { marked, is_cluster, links })
+    }
+
+    /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
+    /// cluster: it can be started no more from here on.
+    pub fn claim(root: &Path, over_old: bool) -> Result<Self, RestoreDirError> {
+        make_directory(root, 0o700)?;
+        let Found { marked, is_cluster, links } = Self::look(root, over_old)?;
         fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
         let Some(mark) = take_mark(root)? else {
-            return refused("is being filled by another restore".to_owned());
+            let message = format!("`{}` is being filled by another restore", root.display());
+            return Err(RestoreDirError::Refused(message));
         };
         let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, links, _mark: mark };
         dir.clear_way(Path::new("global"))?;
         for control in [CONTROL_FILE, WAITING_CONTROL] {
             remove(&dir.root.join(control))?;
+        }
+        // After a power cut the old control file must not stand beside new files.
+        let global = dir.root.join("global");
+        if global.is_dir() {
+            sync(&global)?;
         }
         sync(&dir.root)?;
         Ok(dir)
