@@ -328,6 +328,8 @@ fn restore_text(report: &RestoreReport) -> String {
     };
     // On Debian the configuration lies in /etc, and the system's own tools know where.
     let start = match report.directory.join("postgresql.conf").exists() {
+        // What the command line says counts more than the file.
+        true if report.elsewhere => format!("pg_ctl -D {directory} -o '-c data_directory={directory}' start"),
         true => format!("pg_ctl -D {directory} start"),
         false => format!("its configuration is not in {directory}, so start it as your system does"),
     };

@@ -34,6 +34,7 @@ pub mod restore;
 pub mod restore_files;
 mod restore_lease;
 mod restore_place;
+mod restore_settings;
 mod restore_unarchived;
 mod server_manifest;
 pub mod show;

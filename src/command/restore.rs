@@ -17,6 +17,7 @@ use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use super::restore_lease::{gone, hold_and_look_again, keep_holding};
 use super::restore_place::{claim, locations};
+use super::restore_settings::{Inherited, inherited, settle};
 use super::restore_unarchived::check_archived;
 use super::{Circumstances, RepositorySettings, restore_place};
 use crate::disk::RestoreDir;
@@ -68,6 +69,9 @@ pub struct RestoreReport {
     pub seconds: f64,
     /// What to look at before the server is started.
     pub warnings: Vec<String>,
+    /// Whether the configuration names another data directory: a start must name this one.
+    #[serde(skip)]
+    pub elsewhere: bool,
 }
 
 /// The plan for a request to the newest generation, or why it cannot be met.
@@ -171,20 +175,22 @@ async fn carry_out(
     let present_before = fetch(repository, &manifest, &dir, &restore.fetching, progress).await?;
 
     progress.enter(Phase::Syncing);
-    let warnings = warnings(&dir, &manifest)?;
     let bytes = manifest.summary.plain_bytes;
     let files = manifest.files.iter().filter(|file| file.file.as_bytes() != LEFT_OUT.as_bytes()).count() as u64;
     let dir = Arc::try_unwrap(dir).map_err(|_| Failure::new(FailureKind::Internal, "a file is still being written"))?;
     let recovery = restore.recovery.clone();
     check_label(&dir, &manifest)?;
-    blocking(move || {
+    let recorded = manifest.summary.settings;
+    let Inherited { warnings, elsewhere } = blocking(move || {
+        let found = inherited(dir.root(), &recorded, &recovery);
         settle(&dir, &recovery)?;
-        dir.finish(&locations.places)
+        dir.finish(&locations.places)?;
+        Ok(found)
     })
     .await?;
     let seconds = begin.elapsed().as_secs_f64();
     let directory = restore.to.clone();
-    Ok(RestoreReport { schema: 1, backup: id, directory, files, bytes, present_before, seconds, warnings })
+    Ok(RestoreReport { schema: 1, backup: id, directory, files, bytes, present_before, seconds, warnings, elsewhere })
 }
 
 /// Without its label a copy would be recovered from the wrong point, and be corrupt without a word.
@@ -220,42 +226,4 @@ fn check_label(dir: &RestoreDir, manifest: &Manifest) -> Result<(), Failure> {
             Err(damaged(format!("it starts at {}, the backup at {}", label.start_lsn, manifest.summary.start_lsn)))
         }
     }
-}
-
-/// Writes the recovery settings and the signal file.
-fn settle(dir: &RestoreDir, recovery: &RecoverySettings) -> std::io::Result<()> {
-    const SETTINGS: &str = "postgresql.auto.conf";
-    let mut settings = dir.read(SETTINGS)?;
-    settings.extend(recovery.to_conf().into_bytes());
-    dir.write("", SETTINGS, &settings)?;
-    // The backup of a standby, or of a restored server, brings its own along.
-    dir.remove(recovery.mode.other_signal_file())?;
-    dir.write("", recovery.mode.signal_file(), b"")
-}
-
-/// Settings that are lower than where the backup comes from, as far as they stand in the data directory.
-fn warnings(dir: &RestoreDir, manifest: &Manifest) -> Result<Vec<String>, Failure> {
-    let mut text = Vec::new();
-    for file in ["postgresql.conf", "postgresql.auto.conf"] {
-        text.extend(dir.read(file).map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?);
-        text.push(b'\n');
-    }
-    let text = String::from_utf8_lossy(&text);
-    let mut warnings = Vec::new();
-    for (name, needed) in manifest.summary.settings.limits() {
-        let set = text.lines().filter_map(|line| value_of(line, name)).next_back();
-        if let Some(set) = set.filter(|set| *set < needed) {
-            warnings.push(format!(
-                "`{name}` is {set}, but was {needed} where the backup comes from: PostgreSQL will not recover with less"
-            ));
-        }
-    }
-    Ok(warnings)
-}
-
-/// The number that a line of a configuration file gives to this setting.
-fn value_of(line: &str, name: &str) -> Option<u32> {
-    let rest = line.trim_start().strip_prefix(name)?;
-    let value = rest.trim_start().trim_start_matches('=').split('#').next()?.trim();
-    value.trim_matches('\'').parse().ok()
 }

@@ -6,6 +6,7 @@ pub mod data_dir;
 pub mod incoming;
 pub mod live_file;
 pub mod restore_dir;
+pub mod server_settings;
 pub mod snapshot;
 pub mod tablespace_location;
 pub mod tablespace_users;
