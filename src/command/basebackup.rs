@@ -89,6 +89,7 @@ pub async fn run(
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
     let circumstances = circumstances.clone();
+    check_words(&settings.label)?;
     let taking = apart(move || async move {
         match &settings.source {
             Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &circumstances, &progress).await,
@@ -99,6 +100,14 @@ pub async fn run(
 }
 
 /// What is known before the first byte is copied.
+/// `backup_label` has one line for the operator's words. PostgreSQL takes any, and the file cannot be read when all is copied.
+fn check_words(label: &str) -> Result<(), Failure> {
+    match label.chars().any(char::is_control) {
+        true => Err(Failure::new(FailureKind::Usage, format!("`--label`: {label:?} is not one line of plain text"))),
+        false => Ok(()),
+    }
+}
+
 pub(super) struct Begun {
     pub(super) id: BackupId,
     pub(super) label: String,
