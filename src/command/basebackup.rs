@@ -4,6 +4,7 @@
 //! stop are in the repository. Whatever ends the command before leaves parts that `expire` collects.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,8 +89,8 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
-    let circumstances = circumstances.clone();
     check_words(&settings.label)?;
+    let circumstances = circumstances.clone();
     let taking = apart(move || async move {
         match &settings.source {
             Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &circumstances, &progress).await,
@@ -99,7 +100,6 @@ pub async fn run(
     bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
 }
 
-/// What is known before the first byte is copied.
 /// `backup_label` has one line for the operator's words. PostgreSQL takes any, and the file cannot be read when all is copied.
 fn check_words(label: &str) -> Result<(), Failure> {
     match label.chars().any(char::is_control) {
@@ -108,6 +108,7 @@ fn check_words(label: &str) -> Result<(), Failure> {
     }
 }
 
+/// What is known before the first byte is copied.
 pub(super) struct Begun {
     pub(super) id: BackupId,
     pub(super) label: String,
@@ -168,6 +169,7 @@ pub(super) async fn conclude(
             stopped: ended.stopped.at,
             segment_size: segment_size.bytes(),
             page_checksums: details.page_checksums,
+            directory_mode: directory_mode(&settings.source),
             tablespaces: ended.tablespaces.clone(),
             settings: details.settings,
             files: 0,
@@ -196,6 +198,12 @@ pub(super) async fn conclude(
     let damaged = !bad_pages.is_empty();
     let backup = manifest.summary;
     Ok(BackupReport { schema: 1, backup, damaged, bad_pages, passed_over: Vec::new(), warnings: Vec::new() })
+}
+
+/// Permission bits of the data directory, for which the replication protocol has no word.
+fn directory_mode(source: &Source) -> Option<u32> {
+    let Source::DataDirectory(pgdata) = source else { return None };
+    std::fs::metadata(pgdata).ok().map(|found| found.permissions().mode() & 0o777)
 }
 
 fn check_label(stopped: &Stopped, begun: &Begun, size: SegmentSize) -> Result<BackupLabel, Failure> {

@@ -74,6 +74,9 @@ pub(super) async fn claim(
     let claiming = tokio::task::spawn_blocking(move || {
         check(&to, over_old, &manifest.summary, &locations)?;
         let mut dir = RestoreDir::claim(&to, over_old)?;
+        if manifest.has_group_access() {
+            dir.allow_group()?;
+        }
         for (oid, location) in &locations.places {
             dir.make_tablespace(*oid, location)?;
         }

@@ -24,6 +24,8 @@ pub struct RestoreDir {
     may_have_files: bool,
     /// Links that stay: of tablespaces with where they lead, and of `pg_wal`.
     links: BTreeMap<PathBuf, PathBuf>,
+    /// Whether the group may read.
+    group: bool,
     /// The locked mark: another restore finds the directory taken.
     _mark: File,
 }
@@ -100,7 +102,13 @@ impl RestoreDir {
             let message = format!("`{}` is being filled by another restore", root.display());
             return Err(RestoreDirError::Refused(message));
         };
-        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, links, _mark: mark };
+        let dir = RestoreDir {
+            root: root.to_owned(),
+            may_have_files: marked || is_cluster,
+            links,
+            group: false,
+            _mark: mark,
+        };
         dir.clear_way(Path::new("global"))?;
         for control in [CONTROL_FILE, WAITING_CONTROL] {
             remove(&dir.root.join(control))?;
@@ -112,6 +120,12 @@ impl RestoreDir {
         }
         sync(&dir.root)?;
         Ok(dir)
+    }
+
+    /// Lets the cluster's group read, as `initdb --allow-group-access` does.
+    pub fn allow_group(&mut self) -> io::Result<()> {
+        self.group = true;
+        fs::set_permissions(&self.root, Permissions::from_mode(0o750)).map_err(|e| at(&self.root, e))
     }
 
     /// Where it is.
@@ -252,6 +266,9 @@ impl RestoreDir {
             .mode(0o600)
             .open(&temporary)
             .map_err(|e| at(&temporary, e))?;
+        if self.group {
+            file.set_permissions(Permissions::from_mode(0o640)).map_err(|e| at(&temporary, e))?;
+        }
         file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| at(&temporary, e))?;
         fs::rename(&temporary, &place).map_err(|e| at(&place, e))
     }

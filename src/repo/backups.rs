@@ -224,6 +224,7 @@ mod tests {
             stopped: Timestamp::UNIX_EPOCH,
             segment_size: 16 << 20,
             page_checksums: true,
+            directory_mode: None,
             tablespaces: vec![],
             settings,
             files: 0,

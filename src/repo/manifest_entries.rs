@@ -299,6 +299,13 @@ fn not_more(what: &str, there: usize, promised: u64) -> Result<(), String> {
 }
 
 impl Manifest {
+    /// Whether the cluster's group may read it: PostgreSQL gives its directories the mode of the data directory.
+    pub fn has_group_access(&self) -> bool {
+        let base =
+            || self.directories.iter().find(|entry| entry.directory.as_bytes() == b"base").map(|entry| entry.mode);
+        self.summary.directory_mode.or_else(base).is_some_and(|mode| mode & 0o050 == 0o050)
+    }
+
     /// Counts what the summary counts.
     pub fn sum_up(&mut self) {
         self.summary.files = self.files.len() as u64;

@@ -71,6 +71,7 @@ pub(super) fn summary(id: BackupId, on: u32, start: Lsn, stop: Lsn, stopped: Tim
         stopped,
         segment_size: SIZE.bytes(),
         page_checksums: true,
+        directory_mode: None,
         tablespaces: vec![],
         settings: RecordedSettings {
             wal_level: WalLevel::Replica,
