@@ -180,11 +180,13 @@ async fn carry_out(
     let dir = Arc::try_unwrap(dir).map_err(|_| Failure::new(FailureKind::Internal, "a file is still being written"))?;
     let recovery = restore.recovery.clone();
     check_label(&dir, &manifest)?;
-    let recorded = manifest.summary.settings;
     let Inherited { warnings, elsewhere } = blocking(move || {
-        let found = inherited(dir.root(), &recorded, &recovery);
+        let found = inherited(dir.root(), &manifest.summary.settings, &recovery);
         settle(&dir, &recovery)?;
-        dir.finish(&locations.places)?;
+        let absent = [LEFT_OUT, recovery.mode.other_signal_file()].map(str::as_bytes);
+        let files = manifest.files.iter().map(|entry| &entry.file).filter(|file| !absent.contains(&file.as_bytes()));
+        let directories = manifest.directories.iter().map(|entry| &entry.directory);
+        dir.finish(&locations.places, files, directories)?;
         Ok(found)
     })
     .await?;
