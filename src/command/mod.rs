@@ -25,6 +25,7 @@ pub mod keep;
 pub mod list;
 mod local_backup;
 pub mod pace;
+mod plan_warnings;
 pub mod progress;
 mod remote_backup;
 mod remote_copy;

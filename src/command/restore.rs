@@ -19,14 +19,14 @@ use super::restore_lease::{gone, hold_and_look_again, keep_holding};
 use super::restore_place::{claim, locations};
 use super::restore_settings::{Inherited, inherited, settle};
 use super::restore_unarchived::check_archived;
-use super::{Circumstances, RepositorySettings, restore_place};
+use super::{Circumstances, RepositorySettings, plan_warnings, restore_place};
 use crate::disk::RestoreDir;
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
-use crate::repo::restore_plan::RestorePlan;
+use crate::repo::restore_plan::{RestorePlan, Unreachable};
 use crate::repo::restore_target::Request;
 use crate::repo::{BackupId, Identities, Identity, Repository};
 
@@ -84,7 +84,9 @@ pub async fn plan(repository: &RepositorySettings, request: &Request) -> Result<
         let identity = generation_of(&repository, &identities, request.backup).await?;
         let inventory = repository.take_inventory(identity).await?;
         let plan = repository.plan_restore(&inventory, request).await?;
-        plan.map_err(|why| Failure::new(FailureKind::Unreachable, why.to_string()).with_hint(why.hint()))
+        let unreachable =
+            |why: Unreachable| Failure::new(FailureKind::Unreachable, why.to_string()).with_hint(why.hint());
+        plan_warnings::warn(&repository, request, plan.map_err(unreachable)?).await
     });
     let described = |failure: Failure| failure.context(format!("{} cannot be restored", request.target));
     bounded(planning, None, None).await.map_err(described)

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::backups::{as_servers_user, restore_call, take_backup};
+use crate::backups::{as_servers_user, on_the_host, restore_call, take_backup};
 use crate::double::{Fault, Op, Rule};
-use crate::pitr::archiving;
+use crate::pitr::{archiving, with_environment};
 use crate::postgres::{Account, Cluster, Installation, Scratch, StopMode};
 use crate::program::{Call, Outcome, finish};
 use crate::repository::Repository;
@@ -169,4 +169,175 @@ fn a_dry_run_looks_at_the_place() {
         return;
     }
     dry(&closed, &[]).code(0).says("whether this place can be used is not known");
+}
+
+/// What a configuration brings along that would hang the server, start another one, or keep it from recovering.
+#[test]
+fn the_configuration_of_the_original_is_looked_through() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let conf = primary.data_dir().join("postgresql.conf");
+    let plain = std::fs::read_to_string(&conf).unwrap();
+    primary.configure("max_connections = 150");
+    primary.stop(StopMode::Fast);
+    primary.start();
+    // As if these had been given on the command line: the server has them, the files do not.
+    let unset = |line: &&str| !line.trim_start().starts_with("max_connections");
+    let lines: String = plain.lines().filter(unset).map(|line| format!("{line}\n")).collect();
+    let original = primary.data_dir().display();
+    let more = format!(
+        "include_dir 'more'\nsynchronous_standby_names = 'gone'\nrecovery_min_apply_delay = '1h'\n\
+         data_directory = '{original}'\nhba_file = '{original}/pg_hba.conf'\n"
+    );
+    Account::of_servers().write(&conf, &format!("{lines}{more}"));
+    let included = primary.data_dir().join("more");
+    std::fs::create_dir(&included).unwrap();
+    Account::of_servers().own(&included);
+    Account::of_servers().write(&included.join("a.conf"), "Max_Wal_Senders = 3\n");
+    take_backup(&repository, &primary, &[]);
+    primary.execute("create table late as select 1 as i");
+    primary.archive_everything(A_MINUTE);
+
+    let home = Scratch::new("s");
+    let data = home.path().join("data");
+    let there = data.display();
+    let outcome = as_servers_user(&restore_call(&repository, &data, &[]));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let outcome = outcome
+        .says("`max_connections` is not set, which means 100, but was 150")
+        .says("`max_wal_senders` is 3, but was")
+        .says("`synchronous_standby_names` is `gone`")
+        .says(&format!("`data_directory` is `{original}`"))
+        .says(&format!("`hba_file` is `{original}/pg_hba.conf`"));
+    let start = format!("pg_ctl -D {there} -o '-c data_directory={there}' start");
+    assert!(outcome.stdout.contains(&start), "{outcome:?}");
+    assert!(!outcome.stderr.contains("recovery_min_apply_delay"), "{outcome:?}");
+    let named = format!("data_directory={there}");
+    let mut asking = Installation::preferred().command("postgres");
+    let told = asking.arg("-D").arg(&data).args(["-c", &named, "-C", "data_directory"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), there.to_string(), "{told:?}");
+
+    let server = with_environment(Cluster::builder(), &repository)
+        .conf(format!("data_directory = '{there}'"))
+        .conf(format!("hba_file = '{there}/pg_hba.conf'"))
+        .conf("synchronous_standby_names = ''")
+        .conf("max_connections = 150")
+        .conf("max_wal_senders = 20")
+        .on_directory(&data);
+    server.start();
+    // The delay is of an hour.
+    server.wait_promoted(A_MINUTE);
+    assert_eq!(server.value("select i from late"), "1");
+
+    let standby = home.path().join("standby");
+    let outcome = as_servers_user(&restore_call(&repository, &standby, &["--standby"]));
+    assert_eq!(outcome.says("`recovery_min_apply_delay` is `1h`").code, 0);
+    assert!(primary.is_ready());
+}
+
+/// A cluster that its group may read stays so.
+#[test]
+fn group_access_comes_back() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let home = Scratch::new("s");
+    let restored = |name: &str| {
+        let data = home.path().join(name);
+        as_servers_user(&restore_call(&repository, &data, &[])).code(0);
+        [mode(&data), mode(&data.join("postgresql.auto.conf"))]
+    };
+    take_backup(&repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    assert_eq!(restored("private"), [0o700, 0o600]);
+    primary.stop(StopMode::Fast);
+    std::fs::set_permissions(primary.data_dir(), std::fs::Permissions::from_mode(0o750)).unwrap();
+    primary.start();
+    take_backup(&repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    assert_eq!(restored("local"), [0o750, 0o640]);
+    // Over the protocol only what lies below tells.
+    std::fs::set_permissions(primary.data_dir().join("base"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    take_backup(&repository, &primary, &["--remote"]);
+    primary.archive_everything(A_MINUTE);
+    assert_eq!(restored("remote"), [0o750, 0o640]);
+    let server = with_environment(Cluster::builder(), &repository).on_directory(&home.path().join("remote"));
+    server.start();
+    server.wait_promoted(A_MINUTE);
+}
+
+/// Said before the first byte is copied, not after the last.
+#[test]
+fn a_label_is_one_line() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    for label in ["two\nlines", "a\rb", "a\tb"] {
+        let call = on_the_host(&repository, &primary, &["basebackup", "--label", label]);
+        as_servers_user(&call).code(2).says("is not one line of plain text");
+    }
+    assert!(repository.keys().iter().all(|key| !key.contains("/backup/")), "{:?}", repository.keys());
+}
+
+/// Replay makes a tablespace where the original had it, whatever the map says: two servers on one host would share its files.
+#[test]
+fn the_plan_names_tablespaces_that_the_wal_creates() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let (before, after) = (Scratch::new("before"), Scratch::new("after"));
+    primary.execute(&format!("create tablespace early location '{}'", before.path().display()));
+    take_backup(&repository, &primary, &[]);
+    let plan = |words: &[&str]| {
+        let words = [&["--dry-run", "--tablespace-map"], words].concat();
+        restore_call(&repository, Path::new("/nonexistent"), &words).run().quiet_success().stdout
+    };
+    let map = format!("{}=/nowhere", before.path().display());
+    let none = plan(&[&map]);
+    assert!(!none.contains("creates a tablespace"), "{none}");
+    primary.execute(&format!("create tablespace late location '{}'", after.path().display()));
+    primary.archive_everything(A_MINUTE);
+    let named = format!("creates a tablespace at `{}`", after.path().display());
+    let text = plan(&[&map]);
+    assert!(text.contains(&named) && text.contains("to /nowhere\n"), "{text}");
+    assert!(!text.contains(&format!("creates a tablespace at `{}`", before.path().display())), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&plan(&[&map, "--json"])).unwrap();
+    assert!(json["warnings"][0].as_str().unwrap().contains(&named), "{json}");
+    assert_eq!(json["tablespaces"][0]["to"], "/nowhere");
+    let immediate = plan(&[&map, "--target-immediate"]);
+    assert!(!immediate.contains("creates a tablespace"), "{immediate}");
+}
+
+/// A standby's backup ends by the standby's clock, commits have the primary's.
+#[test]
+fn the_plan_says_by_whose_clock_a_backup_ended() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let backup = primary.base_backup();
+    let standby = with_environment(Cluster::builder(), &repository).on_copy_of(&backup);
+    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
+    standby.start();
+    let doubted = |cluster: &Cluster| {
+        // The standby cannot end the last segment of its backup.
+        let busy = std::sync::atomic::AtomicBool::new(true);
+        let id = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while busy.load(std::sync::atomic::Ordering::SeqCst) {
+                    primary.execute("create table if not exists t (i int); insert into t values (1); checkpoint");
+                    primary.switch_wal();
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            });
+            let id = take_backup(&repository, cluster, &[]);
+            busy.store(false, std::sync::atomic::Ordering::SeqCst);
+            id
+        });
+        primary.execute("insert into t values (2)");
+        let time =
+            primary.value("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+        primary.execute("insert into t values (3)");
+        primary.archive_everything(A_MINUTE);
+        let call = restore_call(&repository, Path::new("/nonexistent"), &[&id, "--dry-run", "--target-time", &time]);
+        call.run().quiet_success().stdout.contains("by the clock of the standby that it was taken from")
+    };
+    assert!(doubted(&standby));
+    assert!(!doubted(&primary));
 }
