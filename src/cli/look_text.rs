@@ -169,7 +169,7 @@ pub fn show(report: &ShowReport) -> String {
     for page in &details.bad_pages {
         line("", one_line(page));
     }
-    for (name, value) in details.settings.limits() {
+    for (name, value, _) in details.settings.limits() {
         line("setting", format!("{name} = {value}"));
     }
     for tablespace in &details.tablespaces {

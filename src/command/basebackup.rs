@@ -4,6 +4,7 @@
 //! stop are in the repository. Whatever ends the command before leaves parts that `expire` collects.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,6 +185,7 @@ pub(super) async fn conclude(
             stopped: ended.stopped.at,
             segment_size: segment_size.bytes(),
             page_checksums: details.page_checksums,
+            directory_mode: directory_mode(&settings.source),
             tablespaces: ended.tablespaces.clone(),
             settings: details.settings,
             files: 0,
@@ -219,6 +221,12 @@ pub(super) async fn conclude(
     let damaged = !bad_pages.is_empty();
     let backup = manifest.summary;
     Ok(BackupReport { schema: 1, backup, damaged, bad_pages, passed_over: Vec::new(), warnings: Vec::new() })
+}
+
+/// Permission bits of the data directory, for which the replication protocol has no word.
+fn directory_mode(source: &Source) -> Option<u32> {
+    let Source::DataDirectory(pgdata) = source else { return None };
+    std::fs::metadata(pgdata).ok().map(|found| found.permissions().mode() & 0o777)
 }
 
 fn check_label(stopped: &Stopped, begun: &Begun, size: SegmentSize) -> Result<BackupLabel, Failure> {

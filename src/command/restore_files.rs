@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::progress::Progress;
 use super::tries::with_retries;
 use crate::disk::RestoreDir;
-use crate::disk::restore_dir::RestoredFile;
+use crate::disk::restored_file::RestoredFile;
 use crate::repo::archive::ReadBounds;
 use crate::repo::manifest_entries::{FileEntry, Manifest};
 use crate::repo::{RepoError, Repository};

@@ -9,6 +9,7 @@ pub mod backup_label;
 pub mod backup_manifest;
 pub mod backup_manifest_reader;
 pub mod backup_path;
+pub mod conf_line;
 pub mod control_details;
 pub mod control_file;
 pub mod ident;

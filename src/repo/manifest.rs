@@ -58,6 +58,9 @@ pub struct BackupSummary {
     pub segment_size: u64,
     /// Whether the cluster has page checksums.
     pub page_checksums: bool,
+    /// Permission bits of the data directory; absent where they are not known, as over the replication protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_mode: Option<u32>,
     /// Tablespaces besides the two that every cluster has.
     pub tablespaces: Vec<Tablespace>,
     /// Settings that a restored server must not have lower.

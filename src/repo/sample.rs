@@ -72,6 +72,7 @@ pub(super) fn summary(id: BackupId, on: u32, start: Lsn, stop: Lsn, stopped: Tim
         stopped,
         segment_size: SIZE.bytes(),
         page_checksums: true,
+        directory_mode: None,
         tablespaces: vec![],
         settings: RecordedSettings {
             wal_level: WalLevel::Replica,
@@ -140,6 +141,7 @@ pub(super) fn index(commits: Option<(i64, i64)>, xids: Option<(u32, u32)>, point
         commits: commits.map(|(first, last)| CommitTimes { first: at(first), last: at(last) }),
         xids: xids.map(|(lowest, highest)| XidRange { lowest: Xid(lowest), highest: Xid(highest) }),
         restore_points: points.iter().map(point).collect(),
+        tablespaces: vec![],
         complete: true,
         cut: false,
     }

@@ -54,6 +54,7 @@ pub fn manifest(id: &str, start: u64, stop: u64, segment_size: u64) -> Manifest 
         stopped: id.begun() + jiff::SignedDuration::from_secs(75),
         segment_size,
         page_checksums: true,
+        directory_mode: None,
         tablespaces: vec![Tablespace { oid: 16400, location: "/fast/disk".into() }],
         settings: RecordedSettings {
             wal_level: WalLevel::Replica,

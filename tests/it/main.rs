@@ -44,6 +44,7 @@ mod requests;
 mod restore_faults;
 mod restore_kills;
 mod restore_over;
+mod restore_refusals;
 mod rotten_pages;
 mod second_opinion;
 mod shutdown;

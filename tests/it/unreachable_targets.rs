@@ -39,6 +39,7 @@ fn put_segment(repository: &Repository, timeline: u32, number: u64) {
         commits: Some(CommitTimes { first: begin, last: begin + SignedDuration::from_secs(50) }),
         xids: Some(XidRange { lowest: Xid(number as u32 * 10), highest: Xid(number as u32 * 10 + 9) }),
         restore_points: vec![point],
+        tablespaces: vec![],
         complete: true,
         cut: false,
     };
