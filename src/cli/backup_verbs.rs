@@ -1,5 +1,6 @@
 //! The verbs around base backups: from flags to settings, and from reports to words.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{BasebackupArgs, Global};
@@ -13,8 +14,8 @@ use crate::command::progress::Progress;
 use crate::command::restore::{self, Restore, RestoreReport};
 use crate::command::restore_files::Fetching;
 use crate::command::{Failure, FailureKind};
-use crate::postgres::SegmentNumber;
 use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, RestoreMode, TargetAction, TargetTimeline};
+use crate::repo::manifest::Tablespace;
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::{Request, Target};
 
@@ -94,34 +95,40 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     };
     let plan = block_on(restore::plan(&repository, &request))?;
     let command = match &args.restore_command {
-        None => format!("{command}{}", end_of_replay(&request, &plan, args.standby)),
+        None => match plan.accept_end_at(&request.target).filter(|_| !args.standby) {
+            Some(segment) => format!("{command} --accept-end-at {segment}"),
+            None => command,
+        },
         Some(_) => command,
     };
+    let map: Vec<_> = args.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?;
     let for_people = |text: String| if args.json { Ok(()) } else { output::print(&text).map_err(cannot_print) };
     if args.dry_run && args.json {
-        output::print_json(&plan_json(&plan, &request)).map_err(cannot_print)?;
+        output::print_json(&plan_json(&plan, &request, &map)).map_err(cannot_print)?;
     }
-    for_people(plan_text(&plan, &request))?;
-    if args.dry_run {
-        return Ok(exit::SUCCESS);
-    }
-    if rustix::process::geteuid().is_root() {
-        let message = "PostgreSQL does not run as root, and could not use files that belong to root";
-        return Err(Failure::new(FailureKind::Usage, message)
-            .with_hint("run it as PostgreSQL's user: `sudo -u postgres pgark restore ...`"));
-    }
+    for_people(plan_text(&plan, &request, &map))?;
     let wanted = Restore {
         repository,
+        request: request.clone(),
         to: std::path::absolute(&args.to).map_err(|e| usage(e.to_string()))?,
         recovery: recovery(args, &request, &plan, &command)?,
-        tablespaces: args.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
+        tablespaces: map,
         delta: args.delta,
+        discard_wal: args.discard_wal,
         fetching: Fetching {
             jobs: settings::integer(sources, "backup.jobs")?,
             retry: settings::duration(sources, "backup.retry")?,
             stall: settings::duration(sources, "repo.stall_timeout")?,
         },
     };
+    if args.dry_run {
+        return look(wanted, &plan);
+    }
+    if rustix::process::geteuid().is_root() {
+        let message = "PostgreSQL does not run as root, and could not use files that belong to root";
+        return Err(Failure::new(FailureKind::Usage, message)
+            .with_hint("run it as PostgreSQL's user: `sudo -u postgres pgark restore ...`"));
+    }
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
     let outcome = block_on(restore::run(wanted, plan, &circumstances(), progress));
@@ -144,15 +151,12 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     Ok(exit::SUCCESS)
 }
 
-/// From 15 on PostgreSQL reads ahead: it asks for the segment behind the backup's last one before it sees that it may stop. `expire`
-/// may have deleted that one, and later ones may be there.
-fn end_of_replay(request: &Request, plan: &RestorePlan, standby: bool) -> String {
-    let size = plan.backup.segment_size().filter(|_| request.target == Target::Immediate && !standby);
-    let next = size.map(|size| {
-        let last = size.ending_at(plan.backup.stop_lsn);
-        size.name(plan.timeline, SegmentNumber(last.0 + 1))
-    });
-    next.map(|next| format!(" --accept-end-at {next}")).unwrap_or_default()
+/// The plan is made from the repository alone, by any user who may read it: such a one may not see the place.
+fn look(wanted: Restore, plan: &RestorePlan) -> Result<u8, Failure> {
+    if let Some(why) = block_on(restore::look(wanted, plan))? {
+        tracing::warn!("whether this place can be used is not known: {why}");
+    }
+    Ok(exit::SUCCESS)
 }
 
 fn usage(message: String) -> Failure {
@@ -231,19 +235,28 @@ fn recovery(
     })
 }
 
-fn mapping(text: &str) -> Result<(std::path::PathBuf, std::path::PathBuf), Failure> {
+fn mapping(text: &str) -> Result<(PathBuf, PathBuf), Failure> {
     let pair = text.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty());
     let (old, new) = pair.ok_or_else(|| usage(format!("`--tablespace-map`: `{text}` is not OLD=NEW")))?;
     Ok((old.into(), new.into()))
 }
 
-fn plan_text(plan: &RestorePlan, request: &Request) -> String {
+/// Where a tablespace goes.
+fn place_of<'a>(tablespace: &'a Tablespace, map: &'a [(PathBuf, PathBuf)]) -> &'a Path {
+    let old = Path::new(&tablespace.location);
+    map.iter().find(|(from, _)| from == old).map_or(old, |(_, to)| to)
+}
+
+fn plan_text(plan: &RestorePlan, request: &Request, map: &[(PathBuf, PathBuf)]) -> String {
     let backup = &plan.backup;
+    let label = match backup.label == backup.id.own_label() {
+        true => String::new(),
+        false => format!(" ({})", output::one_line(&backup.label)),
+    };
     let mut text = format!(
-        "plan: to {}\n  backup   {} ({}), consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
+        "plan: to {}\n  backup   {}{label}, consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
         request.target,
         backup.id,
-        backup.label,
         backup.stop_lsn,
         backup.stopped.round(jiff::Unit::Second).unwrap_or(backup.stopped),
         output::size(backup.plain_bytes),
@@ -251,6 +264,10 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
         output::size(backup.stored_bytes),
         plan.path.iter().map(|step| step.timeline.get().to_string()).collect::<Vec<_>>().join(", then "),
     );
+    for tablespace in &backup.tablespaces {
+        let (oid, place) = (tablespace.oid, place_of(tablespace, map));
+        text.push_str(&format!("  files    of tablespace {oid} to {}\n", place.display()));
+    }
     for range in &plan.wal {
         let size = output::size(range.stored_bytes);
         let segments = if range.segments == 1 { "segment" } else { "segments" };
@@ -258,10 +275,13 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
         text.push_str(&format!("  WAL      {first} to {last}: {count} {segments}, {size}\n"));
     }
     text.push_str(&format!("  proof    {}\n", plan.proof));
+    if let Some(gap) = plan.gap {
+        text.push_str(&format!("  gap      behind the target `{gap}` is missing: recovery cannot go on from there\n"));
+    }
     if backup.bad_pages > 0 {
-        let pages = backup.bad_pages;
+        let pages = if backup.bad_pages == 1 { "1 page".to_owned() } else { format!("{} pages", backup.bad_pages) };
         text.push_str(&format!(
-            "  warning  the backup has {pages} pages with a wrong checksum: `pgark show {}`\n",
+            "  warning  the backup has {pages} with a wrong checksum: `pgark show {}`\n",
             backup.id
         ));
     }
@@ -271,7 +291,16 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
     text
 }
 
-fn plan_json(plan: &RestorePlan, request: &Request) -> serde_json::Value {
+fn plan_json(plan: &RestorePlan, request: &Request, map: &[(PathBuf, PathBuf)]) -> serde_json::Value {
+    let tablespaces: Vec<_> = plan
+        .backup
+        .tablespaces
+        .iter()
+        .map(|tablespace| {
+            let Tablespace { oid, location } = tablespace;
+            serde_json::json!({ "oid": oid, "location": location, "to": place_of(tablespace, map) })
+        })
+        .collect();
     let wal: Vec<_> = plan
         .wal
         .iter()
@@ -284,7 +313,8 @@ fn plan_json(plan: &RestorePlan, request: &Request) -> serde_json::Value {
         .collect();
     serde_json::json!({
         "schema": 1, "target": request.target.to_string(), "backup": plan.backup, "timeline": plan.timeline,
-        "wal": wal, "proof": plan.proof.to_string(), "warnings": plan.warnings,
+        "tablespaces": tablespaces, "wal": wal, "proof": plan.proof.to_string(), "gap": plan.gap.map(|gap| gap.to_string()),
+        "warnings": plan.warnings,
     })
 }
 
@@ -296,6 +326,8 @@ fn restore_text(report: &RestoreReport) -> String {
     };
     // On Debian the configuration lies in /etc, and the system's own tools know where.
     let start = match report.directory.join("postgresql.conf").exists() {
+        // What the command line says counts more than the file.
+        true if report.elsewhere => format!("pg_ctl -D {directory} -o '-c data_directory={directory}' start"),
         true => format!("pg_ctl -D {directory} start"),
         false => format!("its configuration is not in {directory}, so start it as your system does"),
     };

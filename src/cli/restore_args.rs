@@ -27,12 +27,15 @@ pub struct RestoreArgs {
     /// Stay a standby: follow the archive, and the primary if `primary_conninfo` is set
     #[arg(long, conflicts_with_all = ["target_time", "target_lsn", "target_xid", "target_name", "target_immediate"])]
     pub standby: bool,
-    /// Put a tablespace elsewhere
+    /// Put a tablespace elsewhere; with --delta, OLD=OLD confirms that its files may be overwritten
     #[arg(long, value_name = "OLD=NEW")]
     pub tablespace_map: Vec<String>,
     /// Over a stopped cluster: keep files whose content fits, remove what the backup does not have
     #[arg(long)]
     pub delta: bool,
+    /// With --delta: lose WAL that the old cluster has and the repository lacks
+    #[arg(long, requires = "delta")]
+    pub discard_wal: bool,
     /// Whether the restored server archives: `keep` leaves it as it was
     #[arg(long, value_name = "MODE", default_value = "off")]
     pub archive_mode: ArchiveModeArg,
@@ -42,7 +45,7 @@ pub struct RestoreArgs {
     /// How many parts are fetched at once [default: 2]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<String>,
-    /// Print the plan, and write nothing
+    /// Print the plan, look at the place, and write nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Report as JSON

@@ -95,12 +95,17 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, Fail
 /// The files that PostgreSQL has finished: those with a status file. The segment in use has none, nor have segments that
 /// were recycled for the future. History files come first, then by name, as the archiver does it.
 fn complete_files(pg_wal: &Path) -> io::Result<Vec<WalName>> {
+    files_in_state(pg_wal, &["done", "ready"])
+}
+
+/// The files whose status file ends so.
+pub(super) fn files_in_state(pg_wal: &Path, states: &[&str]) -> io::Result<Vec<WalName>> {
     let mut histories = BTreeSet::new();
     let mut others = BTreeSet::new();
     for entry in fs::read_dir(pg_wal.join("archive_status"))? {
         let file_name = entry?.file_name();
         let Some(text) = file_name.to_str() else { continue };
-        let Some(stem) = text.strip_suffix(".done").or_else(|| text.strip_suffix(".ready")) else { continue };
+        let Some((stem, _)) = text.rsplit_once('.').filter(|(_, state)| states.contains(state)) else { continue };
         match stem.parse() {
             Ok(name @ WalName::History(_)) => histories.insert(name),
             Ok(name) => others.insert(name),

@@ -113,7 +113,7 @@ impl Planned {
         let time = match expire.dry_run {
             true => {
                 for identity in identities.all() {
-                    all.push(repository.holdings(identity.generation).await?);
+                    all.push(repository.holdings(identity).await?);
                 }
                 store_clock::without_writing(newest(&all), circumstances.now)
             }
@@ -130,14 +130,14 @@ impl Planned {
                 let look = async {
                     let mut newest = None;
                     for identity in identities.all() {
-                        newest = newest.max(repository.holdings(identity.generation).await?.newest());
+                        newest = newest.max(repository.holdings(identity).await?.newest());
                     }
                     Ok(newest)
                 };
                 let key = record_key(repository, circumstances, "begun")?;
                 let time = store_clock::by_writing(repository, &key, body, look, circumstances.now).await?;
                 for identity in identities.all() {
-                    all.push(repository.holdings(identity.generation).await?);
+                    all.push(repository.holdings(identity).await?);
                 }
                 time
             }
@@ -212,11 +212,12 @@ async fn carry_out(
     deleter: &mut Deleter<'_>,
 ) -> Result<(), Failure> {
     let is_wal = |deletion: &&Deletion| matches!(deletion.what, Doomed::Wal(_));
+    let mut now = holdings.clone();
     let still = |now: &Holdings| plan.still(&ExpirePlan::make(now, &expire.policy, time.now));
     if plan.delete.iter().any(|deletion| !is_wal(&deletion)) {
-        let delete = still(&repository.look_again(holdings).await?);
-        for deletion in delete.iter().filter(|deletion| !is_wal(deletion)) {
-            deleter.backup(holdings.generation, deletion).await;
+        repository.look_again(&mut now).await?;
+        for deletion in still(&now).iter().filter(|deletion| !is_wal(deletion)) {
+            deleter.backup(plan.generation, deletion).await;
         }
     }
     let wal: Vec<&Deletion> = plan.delete.iter().filter(is_wal).collect();
@@ -224,11 +225,11 @@ async fn carry_out(
         if deleter.has_given_up() {
             return Ok(());
         }
-        let still: BTreeSet<Doomed> =
-            still(&repository.look_again(holdings).await?).into_iter().map(|deletion| deletion.what).collect();
+        repository.look_again(&mut now).await?;
+        let still: BTreeSet<Doomed> = still(&now).into_iter().map(|deletion| deletion.what).collect();
         let left = chunk.iter().filter(|deletion| still.contains(&deletion.what));
         let keys = left.flat_map(|deletion| {
-            let keys = deletion.keys(&repository.layout, holdings.generation);
+            let keys = deletion.keys(&repository.layout, plan.generation);
             keys.into_iter().map(|key| (key, deletion.bytes))
         });
         deleter.sized(keys.collect()).await;

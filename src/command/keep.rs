@@ -6,11 +6,11 @@ use super::bounds::bounded;
 use super::expire_delete::Deleter;
 use super::failure::{Failure, FailureKind};
 use super::{Circumstances, RepositorySettings};
-use crate::repo::holdings::HeldBackup;
 use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
-use crate::repo::{BackupId, BackupKey, Generation, Holdings, Repository};
+use crate::repo::stored_backups::StoredBackup;
+use crate::repo::{BackupId, BackupKey, BackupListing, Holdings, Identity, Repository};
 use crate::storage::Put;
 
 /// What became of a backup.
@@ -38,9 +38,9 @@ pub async fn keep(
     }
     let work = async {
         let repository = repository.open().await?;
-        let (generation, backup) = find(&repository, id).await?;
+        let (Identity { generation, .. }, backup) = find(&repository, id).await?;
         let unfinished = "has no manifest: it is not finished, or what is left of a dead one";
-        if !backup.complete {
+        if backup.manifest().is_none() {
             return Err(refused(id, unfinished, "see `pgark list`"));
         }
         let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
@@ -59,7 +59,7 @@ pub async fn keep(
         if created != Put::Created {
             return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
         }
-        if !find(&repository, id).await?.1.complete {
+        if find(&repository, id).await?.1.manifest().is_none() {
             return Err(refused(id, "was deleted in this moment", "see `pgark list`"));
         }
         Ok(Changed::Now)
@@ -71,8 +71,8 @@ pub async fn keep(
 pub async fn unkeep(repository: &RepositorySettings, id: BackupId) -> Result<Changed, Failure> {
     let work = async {
         let repository = repository.open().await?;
-        let (generation, backup) = find(&repository, id).await?;
-        if !backup.kept {
+        let (Identity { generation, .. }, backup) = find(&repository, id).await?;
+        if !backup.has_mark() {
             return Ok(Changed::WasSo);
         }
         repository.unkeep(generation, id).await?;
@@ -87,12 +87,12 @@ pub async fn delete(
     id: BackupId,
     dry_run: bool,
     circumstances: &Circumstances,
-    agree: impl FnOnce(&HeldBackup) -> bool,
+    agree: impl FnOnce(&BackupListing) -> bool,
 ) -> Result<Changed, Failure> {
     let work = async {
         let repository = repository.open().await?;
-        let (generation, _) = find(&repository, id).await?;
-        let holdings = repository.holdings(generation).await?;
+        let (identity, _) = find(&repository, id).await?;
+        let holdings = repository.holdings(&identity).await?;
         // The present is later than the newest object: nothing looks older than it is.
         let here = circumstances.now;
         let now = holdings.newest().map_or(here, |newest| newest.min(here));
@@ -102,9 +102,9 @@ pub async fn delete(
         }
         let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
         pieces.sort_unstable();
-        let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
+        let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.stored_bytes(), reason: "by hand" };
         let mut deleter = Deleter::new(&repository, JOBS);
-        deleter.backup(generation, &deletion).await;
+        deleter.backup(identity.generation, &deletion).await;
         match deleter.failed.first() {
             None => Ok(Changed::Now),
             Some(failed) => {
@@ -120,21 +120,21 @@ pub async fn delete(
 const JOBS: usize = 16;
 
 /// The generation that has this backup, or what is left of it.
-async fn find(repository: &Repository, id: BackupId) -> Result<(Generation, crate::repo::BackupListing), Failure> {
+async fn find(repository: &Repository, id: BackupId) -> Result<(Identity, BackupListing), Failure> {
     for identity in repository.read_identities().await?.all().iter().rev() {
         let backups = repository.list_backups(identity.generation).await?;
         if let Some(found) = backups.into_iter().find(|backup| backup.id == id) {
-            return Ok((identity.generation, found));
+            return Ok((identity.clone(), found));
         }
     }
     Err(refused(id, "is not in the repository", "see `pgark list`"))
 }
 
-fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<&HeldBackup, Failure> {
-    let Some(backup) = holdings.backups.iter().find(|backup| backup.id == id) else {
+fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<&BackupListing, Failure> {
+    let Some(StoredBackup { listing: backup, .. }) = holdings.inventory.backup(id) else {
         return Err(refused(id, "is not in the repository", "see `pgark list`"));
     };
-    if backup.mark_at(now).is_some() {
+    if holdings.mark_at(id, now).is_some() {
         return Err(refused(
             id,
             "is marked as one that must stay",
@@ -152,13 +152,14 @@ fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<
             &format!("if that is not so any more, delete `{}`", held.key),
         ));
     }
-    let whole = || holdings.backups.iter().filter(|backup| backup.manifest().is_some() && backup.facts.is_some());
-    let time = |backup: &HeldBackup| backup.manifest().and_then(|manifest| manifest.modified);
-    let newest = whole().max_by_key(|backup| (time(backup), backup.id));
+    let whole =
+        holdings.inventory.backups.iter().filter(|backup| backup.manifest().is_some()).map(|backup| &backup.listing);
+    let time = |backup: &BackupListing| backup.manifest().and_then(|manifest| manifest.modified);
+    let newest = whole.max_by_key(|backup| (time(backup), backup.id));
     if newest.is_some_and(|newest| newest.id == id) {
         return Err(refused(id, "is the newest whole backup of its generation", "take another one first"));
     }
-    let young = |backup: &HeldBackup| {
+    let young = |backup: &BackupListing| {
         let written = backup.pieces.iter().map(|piece| piece.modified);
         written.into_iter().any(|written| written.is_none_or(|written| written >= before(now, GRACE)))
     };

@@ -3,22 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
+use super::tries::with_retries;
 use super::verify_deep::Chains;
 use crate::postgres::{SegmentName, WalName};
-use crate::repo::ancestry::Ancestry;
 use crate::repo::archive::ReadBounds;
-use crate::repo::holdings::{HeldBackup, HeldWal};
+use crate::repo::holdings::HeldWal;
+use crate::repo::manifest::BackupSummary;
+use crate::repo::stored_backups::StoredBackup;
+use crate::repo::timeline_path::TimelinePath;
 use crate::repo::verify::runs_by_part;
-use crate::repo::{BackupId, BackupKey, Holdings, Identity, RepoError, Repository, WalKey};
+use crate::repo::{BackupId, BackupKey, Generation, Holdings, Identity, RepoError, Repository, WalKey};
 use crate::storage::ObjectKey;
 use crate::stream::Sha256;
 
@@ -149,7 +151,7 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     let identities = repository.read_identities().await?;
     let mut found = false;
     for identity in identities.all().iter().rev() {
-        let holdings = repository.holdings(identity.generation).await?;
+        let holdings = repository.holdings(identity).await?;
         found |= verifier.generation(identity, &holdings).await;
     }
     if let Some(id) = verify.backup.filter(|_| !found) {
@@ -160,8 +162,6 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     Ok(verifier.report)
 }
 
-/// How often a damaged object is read: the damage may have happened on the way.
-const TRIES_AT_DAMAGE: u32 = 2;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
@@ -178,21 +178,17 @@ type Outcome = Result<Option<u64>, RepoError>;
 impl Verifier<'_> {
     /// Whether the generation has the wanted backup.
     async fn generation(&mut self, identity: &Identity, holdings: &Holdings) -> bool {
-        let wanted = |backup: &&HeldBackup| {
-            backup.manifest().is_some() && self.verify.backup.is_none_or(|wanted| wanted == backup.id)
+        let inventory = &holdings.inventory;
+        let wanted = |backup: &&StoredBackup| {
+            backup.listing.manifest().is_some() && self.verify.backup.is_none_or(|wanted| wanted == backup.id())
         };
-        let backups: Vec<&HeldBackup> = holdings.backups.iter().filter(wanted).collect();
-        let size = holdings.backups.iter().find_map(|backup| Some(backup.facts?.segment_size));
+        let backups: Vec<&StoredBackup> = inventory.backups.iter().filter(wanted).collect();
+        let size = inventory.told_segment_size();
         let mut needed: BTreeSet<SegmentName> = BTreeSet::new();
-        if let Some(size) = size {
-            let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
-            let ancestry = Ancestry::new(size, timelines, &holdings.histories);
-            for backup in &backups {
-                let Some(facts) = backup.facts else { continue };
-                let segments = ancestry.segments_of(&facts.base);
-                self.missing(holdings, backup.id, &segments);
-                needed.extend(segments);
-            }
+        for backup in backups.iter().filter_map(|backup| backup.manifest()).filter(|_| size.is_some()) {
+            let path = TimelinePath::as_known(inventory, backup.timeline);
+            self.missing(holdings, backup, &path);
+            needed.extend(path.segments_of(backup));
         }
         let of_backup = |wal: &&HeldWal| match wal.name() {
             WalName::Segment(segment) => needed.contains(&segment),
@@ -208,9 +204,9 @@ impl Verifier<'_> {
         self.wal(identity, holdings, wal, size).await;
         if !self.verify.wal_only {
             for backup in &backups {
-                let modified = backup.manifest().and_then(|manifest| manifest.modified);
+                let modified = backup.listing.manifest().and_then(|manifest| manifest.modified);
                 if self.is_due(modified) && !self.report.incomplete {
-                    self.backup(holdings, backup.id).await;
+                    self.backup(holdings.generation(), backup.id()).await;
                 }
             }
         }
@@ -226,11 +222,11 @@ impl Verifier<'_> {
     }
 
     /// Segments that the listing does not have, though a backup needs them.
-    fn missing(&mut self, holdings: &Holdings, id: BackupId, segments: &[SegmentName]) {
-        let there: BTreeSet<WalName> = holdings.wal.iter().map(HeldWal::name).collect();
-        for segment in segments.iter().filter(|segment| !there.contains(&WalName::Segment(**segment))) {
-            let key = self.repository.layout.wal_file(holdings.generation, WalName::Segment(*segment));
-            let message = format!("it is missing, and backup {id} cannot be made consistent without it");
+    fn missing(&mut self, holdings: &Holdings, backup: &BackupSummary, path: &TimelinePath) {
+        let there = |segment: &SegmentName| holdings.inventory.has(*segment);
+        for segment in path.segments_of(backup).filter(|segment| !there(segment)) {
+            let key = self.repository.layout.wal_file(holdings.generation(), WalName::Segment(segment));
+            let message = format!("it is missing, and backup {} cannot be made consistent without it", backup.id);
             self.find(Verdict::Missing, &key, message);
         }
     }
@@ -242,8 +238,8 @@ impl Verifier<'_> {
         wal: Vec<&HeldWal>,
         size: Option<crate::postgres::SegmentSize>,
     ) {
-        let archive = self.repository.archive(holdings.generation);
-        let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation, &wal.key);
+        let archive = self.repository.archive(holdings.generation());
+        let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation(), &wal.key);
         let due: Vec<(ObjectKey, WalKey, u64)> = (wal.into_iter())
             .map(|wal| (key(wal), wal.key.clone(), wal.bytes))
             .filter(|(key, ..)| self.is_sampled(key))
@@ -264,7 +260,7 @@ impl Verifier<'_> {
                             .map(|()| (bytes, None)),
                     })
                 };
-                (key, with_retries(read, retry).await)
+                (key, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut chains = Chains::new(holdings);
@@ -287,9 +283,8 @@ impl Verifier<'_> {
         }
     }
 
-    async fn backup(&mut self, holdings: &Holdings, id: BackupId) {
+    async fn backup(&mut self, generation: Generation, id: BackupId) {
         let repository = self.repository;
-        let generation = holdings.generation;
         let key = |piece| repository.layout.backup(generation, id, piece);
         let manifest = match repository.read_manifest(generation, id).await {
             Ok(Some(manifest)) => manifest,
@@ -308,7 +303,7 @@ impl Verifier<'_> {
             let (manifest, bounds) = (&manifest, &bounds);
             async move {
                 let read = || repository.verify_part(manifest, part, runs.clone(), bounds);
-                (part, with_retries(read, retry).await)
+                (part, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut missing = Vec::new();
@@ -361,31 +356,5 @@ impl Verifier<'_> {
 
     fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
         self.report.findings.push(Finding { verdict, key: key.to_string(), message });
-    }
-}
-
-async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
-    mut read: impl FnMut() -> F,
-    retry: Duration,
-) -> Result<T, RepoError> {
-    let pauses =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
-    let mut pauses = pauses.with_jitter().without_max_times().build();
-    let begin = Instant::now();
-    let mut damaged = 0;
-    loop {
-        let error = match read().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        damaged += u32::from(matches!(error, RepoError::Damaged { .. }));
-        let again = match &error {
-            RepoError::Damaged { .. } => damaged < TRIES_AT_DAMAGE,
-            error => error.is_temporary() && begin.elapsed() < retry,
-        };
-        if !again {
-            return Err(error);
-        }
-        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
     }
 }

@@ -7,10 +7,14 @@ pub mod data_dir;
 pub mod incoming;
 pub mod live_file;
 pub mod restore_dir;
+pub mod restored_file;
+pub mod server_settings;
 pub mod shelf;
 pub mod snapshot;
 pub mod spool;
+mod sync;
 pub mod tablespace_location;
+pub mod tablespace_users;
 pub mod wal_file;
 
 pub use data_dir::DataDir;

@@ -12,9 +12,11 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::restored_file::{NO_FOLLOW, RestoredFile, has_content};
+use super::sync::{sync, sync_each};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::{BackupPath, WalName};
-use crate::stream::{Sha256, Sha256Hasher};
+use crate::stream::Sha256;
 
 /// A directory that is being filled.
 #[derive(Debug)]
@@ -24,8 +26,25 @@ pub struct RestoreDir {
     may_have_files: bool,
     /// Links that stay: of tablespaces with where they lead, and of `pg_wal`.
     links: BTreeMap<PathBuf, PathBuf>,
+    /// Whether the group may read.
+    group: bool,
     /// The locked mark: another restore finds the directory taken.
     _mark: File,
+}
+
+/// What stands in a directory that may be filled.
+#[derive(Debug)]
+pub struct Found {
+    marked: bool,
+    is_cluster: bool,
+    links: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Found {
+    /// Whether it is what a restore left that was broken off.
+    pub fn is_marked(&self) -> bool {
+        self.marked
+    }
 }
 
 /// Why a directory is not filled.
@@ -46,12 +65,13 @@ const WAITING_CONTROL: &str = "global/.pgark-pg_control";
 const PG_WAL: &str = "pg_wal";
 
 impl RestoreDir {
-    /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
-    /// cluster: it can be started no more from here on.
-    pub fn claim(root: &Path, over_old: bool) -> Result<Self, RestoreDirError> {
+    /// Refuses what [`RestoreDir::claim`] refuses, all but another restore that is at work. Changes nothing.
+    pub fn look(root: &Path, over_old: bool) -> Result<Found, RestoreDirError> {
         let refused = |why: String| Err(RestoreDirError::Refused(format!("`{}` {why}", root.display())));
-        make_directory(root, 0o700)?;
-        let names = names(root)?;
+        let names = match names(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
+            names => names?,
+        };
         // Killed after its last step but one, a restore leaves the mark in a cluster that may have run since.
         // One that cannot be looked at counts as there.
         let marked = names.contains(MARK) && !root.join(CONTROL_FILE).try_exists().unwrap_or(true);
@@ -71,17 +91,43 @@ impl RestoreDir {
             }
             links.insert(PathBuf::from(PG_WAL), behind);
         }
+        Ok(Found { marked, is_cluster, links })
+    }
+
+    /// Takes a directory that does not exist, is empty, or is what an earlier restore left. With `over_old`, also a stopped
+    /// cluster: it can be started no more from here on.
+    pub fn claim(root: &Path, over_old: bool) -> Result<Self, RestoreDirError> {
+        make_directory(root, 0o700)?;
+        let Found { marked, is_cluster, links } = Self::look(root, over_old)?;
         fs::set_permissions(root, Permissions::from_mode(0o700)).map_err(|e| at(root, e))?;
         let Some(mark) = take_mark(root)? else {
-            return refused("is being filled by another restore".to_owned());
+            let message = format!("`{}` is being filled by another restore", root.display());
+            return Err(RestoreDirError::Refused(message));
         };
-        let dir = RestoreDir { root: root.to_owned(), may_have_files: marked || is_cluster, links, _mark: mark };
+        let dir = RestoreDir {
+            root: root.to_owned(),
+            may_have_files: marked || is_cluster,
+            links,
+            group: false,
+            _mark: mark,
+        };
         dir.clear_way(Path::new("global"))?;
         for control in [CONTROL_FILE, WAITING_CONTROL] {
             remove(&dir.root.join(control))?;
         }
+        // After a power cut the old control file must not stand beside new files.
+        let global = dir.root.join("global");
+        if global.is_dir() {
+            sync(&global)?;
+        }
         sync(&dir.root)?;
         Ok(dir)
+    }
+
+    /// Lets the cluster's group read, as `initdb --allow-group-access` does.
+    pub fn allow_group(&mut self) -> io::Result<()> {
+        self.group = true;
+        fs::set_permissions(&self.root, Permissions::from_mode(0o750)).map_err(|e| at(&self.root, e))
     }
 
     /// Where it is.
@@ -181,15 +227,7 @@ impl RestoreDir {
 
     /// Opens a file of the backup for writing runs of its bytes, and gives it its size.
     pub fn open_file(&self, path: &BackupPath, size: u64, mode: u32) -> io::Result<RestoredFile> {
-        let place = self.place_of(path);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_FOLLOW);
-        let file = options.open(&place).map_err(|e| at(&place, e))?;
-        file.set_permissions(Permissions::from_mode(mode | 0o600)).map_err(|e| at(&place, e))?;
-        if file.metadata().map_err(|e| at(&place, e))?.len() != size {
-            file.set_len(size).map_err(|e| at(&place, e))?;
-        }
-        Ok(RestoredFile { file, place })
+        RestoredFile::open(self.place_of(path), size, mode)
     }
 
     /// Whether a file is there with these runs (length and digest), and nothing else. Any other file is removed.
@@ -222,6 +260,9 @@ impl RestoreDir {
             .mode(0o600)
             .open(&temporary)
             .map_err(|e| at(&temporary, e))?;
+        if self.group {
+            file.set_permissions(Permissions::from_mode(0o640)).map_err(|e| at(&temporary, e))?;
+        }
         file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| at(&temporary, e))?;
         fs::rename(&temporary, &place).map_err(|e| at(&place, e))
     }
@@ -241,12 +282,21 @@ impl RestoreDir {
         }
     }
 
-    /// Makes everything durable, then gives `pg_control` its name: from now on PostgreSQL can start here.
-    pub fn finish(self, elsewhere: &BTreeMap<u32, PathBuf>) -> io::Result<()> {
+    /// Makes these files, then their directories durable, then gives `pg_control` its name: from now on PostgreSQL can start here.
+    pub fn finish<'a>(
+        self,
+        elsewhere: &BTreeMap<u32, PathBuf>,
+        files: impl Iterator<Item = &'a BackupPath>,
+        directories: impl Iterator<Item = &'a BackupPath>,
+    ) -> io::Result<()> {
+        // All that is to be written, in one go: one after the other would be slow.
         for place in [&self.root].into_iter().chain(elsewhere.values()).chain([&self.root.join("pg_wal")]) {
             let directory = File::open(place).map_err(|e| at(place, e))?;
             rustix::fs::syncfs(&directory).map_err(|e| at(place, e.into()))?;
         }
+        sync_each(&files.map(|path| self.place_of(path)).collect::<Vec<_>>())?;
+        sync_each(&directories.map(|path| self.root.join(path.as_path())).collect::<Vec<_>>())?;
+        sync(&self.root)?;
         let control = self.root.join(CONTROL_FILE);
         sync(&self.root.join(WAITING_CONTROL))?;
         fs::rename(self.root.join(WAITING_CONTROL), &control).map_err(|e| at(&control, e))?;
@@ -273,50 +323,6 @@ fn take_mark(root: &Path) -> io::Result<Option<File>> {
     }
     mark.write_all_at(WORDS, 0).and_then(|()| mark.sync_all()).map_err(|e| at(&place, e))?;
     Ok(Some(mark))
-}
-
-/// A file whose runs come in any order.
-#[derive(Debug)]
-pub struct RestoredFile {
-    file: File,
-    place: PathBuf,
-}
-
-impl RestoredFile {
-    /// Writes bytes at their place.
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|e| at(&self.place, e))
-    }
-}
-
-/// `O_NOFOLLOW`: a link where a file shall be would lead elsewhere.
-const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-
-fn has_content(place: &Path, size: u64, runs: &[(u64, Sha256)]) -> io::Result<bool> {
-    let file = match OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(place) {
-        Ok(file) => file,
-        Err(_) => return Ok(false),
-    };
-    let metadata = file.metadata().map_err(|e| at(place, e))?;
-    if !metadata.is_file() || metadata.len() != size || metadata.nlink() != 1 {
-        return Ok(false);
-    }
-    let mut block = vec![0; 256 << 10];
-    let mut offset = 0;
-    for (length, digest) in runs {
-        let end = offset + length;
-        let mut hasher = Sha256Hasher::default();
-        while offset < end {
-            let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(block.len());
-            file.read_exact_at(&mut block[..wanted], offset).map_err(|e| at(place, e))?;
-            hasher.update(&block[..wanted]);
-            offset += wanted as u64;
-        }
-        if hasher.finish().sha256 != *digest {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn make_directory(place: &Path, mode: u32) -> io::Result<()> {
@@ -369,11 +375,7 @@ fn belongs_to_wal(name: &str) -> bool {
     name.parse::<WalName>().is_ok() || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-fn sync(place: &Path) -> io::Result<()> {
-    File::open(place).and_then(|file| file.sync_all()).map_err(|e| at(place, e))
-}
-
-fn at(place: &Path, error: io::Error) -> io::Error {
+pub(super) fn at(place: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("`{}`: {error}", place.display()))
 }
 
@@ -413,7 +415,7 @@ mod tests {
             dir.open_file(&path(CONTROL_FILE), 3, 0o600).unwrap().write(0, b"abc").unwrap();
             assert!(!root.join(CONTROL_FILE).exists());
             if round == 1 {
-                dir.finish(&BTreeMap::new()).unwrap();
+                dir.finish(&BTreeMap::new(), [&path(CONTROL_FILE)].into_iter(), [&path("global")].into_iter()).unwrap();
             }
         }
         assert_eq!(fs::read(root.join(CONTROL_FILE)).unwrap(), b"abc");

@@ -126,14 +126,15 @@ impl ControlDetails {
 }
 
 impl RecordedSettings {
-    /// The limits that a server must not go below, by their names in the configuration.
-    pub fn limits(&self) -> [(&'static str, u32); 5] {
+    /// The limits that a server must not go below, by their names in the configuration, and what a server has that sets none. Source of
+    /// these: `ConfigureNamesInt` in `utils/misc/guc_tables.c` (14: `guc.c`).
+    pub fn limits(&self) -> [(&'static str, u32, u32); 5] {
         [
-            ("max_connections", self.max_connections),
-            ("max_worker_processes", self.max_worker_processes),
-            ("max_wal_senders", self.max_wal_senders),
-            ("max_prepared_transactions", self.max_prepared_transactions),
-            ("max_locks_per_transaction", self.max_locks_per_transaction),
+            ("max_connections", self.max_connections, 100),
+            ("max_worker_processes", self.max_worker_processes, 8),
+            ("max_wal_senders", self.max_wal_senders, 10),
+            ("max_prepared_transactions", self.max_prepared_transactions, 0),
+            ("max_locks_per_transaction", self.max_locks_per_transaction, 64),
         ]
     }
 }
@@ -244,7 +245,7 @@ mod tests {
         let json = serde_json::to_string(&SETTINGS).unwrap();
         assert!(json.starts_with("{\"wal_level\":\"logical\",\"max_connections\":23,"), "{json}");
         assert_eq!(serde_json::from_str::<RecordedSettings>(&json).unwrap(), SETTINGS);
-        assert_eq!(SETTINGS.limits().map(|(_, limit)| limit), [23, 9, 7, 3, 77]);
+        assert_eq!(SETTINGS.limits().map(|(_, limit, _)| limit), [23, 9, 7, 3, 77]);
     }
 
     proptest! {

@@ -122,6 +122,10 @@ impl RecoverySettings {
         set("recovery_target_inclusive", if self.inclusive { "true" } else { "false" });
         set("recovery_target_timeline", &self.timeline.to_string());
         set("recovery_target_action", self.action.name());
+        if self.mode == RestoreMode::Recovery {
+            // Inherited from a standby, recovery would wait before each commit.
+            set("recovery_min_apply_delay", "0");
+        }
         if !self.keep_archive_mode {
             set("archive_mode", "off");
         }
@@ -245,6 +249,7 @@ mod tests {
         recovery_target_inclusive = 'true'
         recovery_target_timeline = 'latest'
         recovery_target_action = 'promote'
+        recovery_min_apply_delay = '0'
         archive_mode = 'off'
         "#);
     }
@@ -269,7 +274,14 @@ mod tests {
         recovery_target_inclusive = 'false'
         recovery_target_timeline = '17'
         recovery_target_action = 'pause'
+        recovery_min_apply_delay = '0'
         "#);
+    }
+
+    #[test]
+    fn a_standby_keeps_its_delay() {
+        let standby = RecoverySettings { mode: RestoreMode::Standby, ..settings(RecoveryTarget::Latest) };
+        assert!(!standby.to_conf().contains("recovery_min_apply_delay"));
     }
 
     #[test]

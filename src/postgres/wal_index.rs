@@ -17,6 +17,9 @@ use super::{Lsn, PgMajor, Xid, XidRange};
 /// The most restore points that an index names.
 pub const MOST_RESTORE_POINTS: usize = 64;
 
+/// The most new tablespaces that an index names.
+pub const MOST_TABLESPACES: usize = 16;
+
 /// An index of the records that lie wholly in one segment.
 ///
 /// * A record that lies in two segments is in neither's index: see `cut`.
@@ -34,7 +37,10 @@ pub struct WalIndex {
     /// In the order in which they were made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<RestorePoint>,
-    /// Whether every commit and every restore point that lies wholly in the segment was read. If not, what is not found
+    /// Tablespaces that are created: replay makes each at the place where the original had it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<NewTablespace>,
+    /// Whether every commit, restore point and new tablespace that lies wholly in the segment was read. If not, what is not found
     /// here is unknown.
     pub complete: bool,
     /// Whether the last record goes on in the next segment and is, or may be, a commit or a restore point. No index has it.
@@ -63,6 +69,15 @@ pub struct RestorePoint {
     pub time: Timestamp,
     /// Where its record begins.
     pub lsn: Lsn,
+}
+
+/// A tablespace that is created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTablespace {
+    /// Its object id.
+    pub oid: u32,
+    /// Its directory; bytes that are not UTF-8 are replaced.
+    pub location: String,
 }
 
 impl From<CommitTimes> for [Timestamp; 2] {
@@ -110,18 +125,25 @@ const HAS_FLAGS: u8 = 0x80;
 /// Of the resource manager `XLOG`.
 const RESTORE_POINT: u8 = 0x70;
 
+/// `RM_TBLSPC_ID`, and `XLOG_TBLSPC_CREATE` of `commands/tablespace.h`.
+const TABLESPACES: u8 = 5;
+const CREATE: u8 = 0x00;
+
 /// Enough for the time of a commit, and for a whole restore point.
 const START: usize = 128;
 /// Commits of prepared transactions are read whole; beyond 64 KiB (16 000 subtransactions) they count as not readable.
 const LARGEST_PREPARED: usize = 64 << 10;
 /// `MAXFNAMELEN`, with the NUL.
 const NAME: usize = 64;
+/// A path of `MAXPGPATH` with all that stands before it.
+const LARGEST_CREATE: usize = 1100;
 
 #[derive(Clone, Copy)]
 enum Kind {
     Commit,
     CommitPrepared,
     RestorePoint,
+    Tablespace,
 }
 
 fn kind(record: &RecordHeader) -> Option<Kind> {
@@ -129,6 +151,7 @@ fn kind(record: &RecordHeader) -> Option<Kind> {
         (TRANSACTIONS, info) if info & OPERATION == COMMIT => Some(Kind::Commit),
         (TRANSACTIONS, info) if info & OPERATION == COMMIT_PREPARED => Some(Kind::CommitPrepared),
         (XLOG, info) if info & 0xF0 == RESTORE_POINT => Some(Kind::RestorePoint),
+        (TABLESPACES, info) if info & 0xF0 == CREATE => Some(Kind::Tablespace),
         _ => None,
     }
 }
@@ -146,6 +169,7 @@ impl Visitor for Collector {
             None => 0,
             Some(Kind::CommitPrepared) => LARGEST_PREPARED,
             Some(Kind::Commit | Kind::RestorePoint) => START,
+            Some(Kind::Tablespace) => LARGEST_CREATE,
         }
     }
 
@@ -155,6 +179,7 @@ impl Visitor for Collector {
             Kind::Commit => self.commit(data, Some(record.xid)),
             Kind::CommitPrepared => self.commit(data, prepared_xid(self.major, record, data)),
             Kind::RestorePoint => self.restore_point(record.lsn, data),
+            Kind::Tablespace => self.tablespace(data),
         });
         self.missed |= read.is_none();
     }
@@ -179,6 +204,20 @@ impl Collector {
             return None;
         }
         self.index.restore_points.push(RestorePoint { name, time, lsn });
+        Some(())
+    }
+}
+
+impl Collector {
+    /// `xl_tblspc_create_rec`: the object id, then the path with its NUL.
+    fn tablespace(&mut self, data: &[u8]) -> Option<()> {
+        let oid = u32_in(data, 0)?;
+        let (path, _) = data.get(4..)?.split_at_checked(data.get(4..)?.iter().position(|byte| *byte == 0)?)?;
+        if self.index.tablespaces.len() == MOST_TABLESPACES {
+            return None;
+        }
+        let location = String::from_utf8_lossy(path).into_owned();
+        self.index.tablespaces.push(NewTablespace { oid, location });
         Some(())
     }
 }
@@ -318,6 +357,7 @@ mod tests {
             commits: times(10, 30),
             xids: xids(1000, 1002),
             restore_points: vec![RestorePoint { name, time: moment(0), lsn }],
+            tablespaces: vec![],
             complete: true,
             cut: false,
         };
@@ -402,6 +442,24 @@ mod tests {
     }
 
     #[test]
+    fn new_tablespaces_are_named() {
+        let created = |oid: u32, path: &[u8]| data(&[&oid.to_le_bytes()[..], path].concat());
+        let long = [&[b'/'; 1023][..], b"\0"].concat();
+        let mut wal = wal();
+        wal.record(TABLESPACES, CREATE, 900, &created(16384, b"/srv/fast\0"));
+        wal.record(TABLESPACES, 0x10, 900, &data(&16384u32.to_le_bytes()));
+        wal.record(TABLESPACES, CREATE, 901, &created(16390, &long));
+        let found = index(wal);
+        let named: Vec<_> = found.tablespaces.iter().map(|new| (new.oid, new.location.len())).collect();
+        assert_eq!((named, found.complete), (vec![(16384, 9), (16390, 1023)], true));
+        for wrong in [created(1, b"/open"), data(&[1, 2]), data(&[])] {
+            let mut wal = wal_after(0);
+            wal.record(TABLESPACES, CREATE, 900, &wrong);
+            assert_eq!(index(wal), WalIndex::default());
+        }
+    }
+
+    #[test]
     fn a_commit_that_two_segments_share_is_in_none() {
         let mut wal = wal();
         let filler = (1 << 20) - 32 - wal.bytes.len() - 127 * 24 - RECORD_HEADER;
@@ -417,9 +475,10 @@ mod tests {
     #[test]
     fn json_goes_both_ways() {
         let point = RestorePoint { name: "a".into(), time: moment(0), lsn: Lsn(0x1_0000_00F8) };
-        let full =
-            WalIndex { commits: times(0, 1), xids: xids(7, 3), restore_points: vec![point], complete: true, cut: true };
-        let json = r#"{"commits":["2026-11-22T21:36:19.23724Z","2026-11-22T21:36:19.237241Z"],"xids":[7,3],"restore_points":[{"name":"a","time":"2026-11-22T21:36:19.23724Z","lsn":"1/F8"}],"complete":true,"cut":true}"#;
+        let (restore_points, tablespaces) = (vec![point], vec![NewTablespace { oid: 5, location: "/a".into() }]);
+        let (commits, xids) = (times(0, 1), xids(7, 3));
+        let full = WalIndex { commits, xids, restore_points, tablespaces, complete: true, cut: true };
+        let json = r#"{"commits":["2026-11-22T21:36:19.23724Z","2026-11-22T21:36:19.237241Z"],"xids":[7,3],"restore_points":[{"name":"a","time":"2026-11-22T21:36:19.23724Z","lsn":"1/F8"}],"tablespaces":[{"oid":5,"location":"/a"}],"complete":true,"cut":true}"#;
         assert_eq!(serde_json::to_string(&full).unwrap(), json);
         assert_eq!(serde_json::from_str::<WalIndex>(json).unwrap(), full);
         let empty = WalIndex { complete: true, ..WalIndex::default() };

@@ -2,7 +2,8 @@
 //!
 //! `record/restore/<nanoseconds>-<pid>.json` is written when the work begins and deleted when it ends. After [`VALID`] by the
 //! store's clock it no longer counts: whoever wrote it was killed, or should have written another. Whoever restores takes the
-//! lease first and looks at the backup after that: then either `expire` saw the lease, or the manifest is gone.
+//! lease first and looks after that whether the backup and its WAL are there. `expire` deletes the manifest first and looks for
+//! leases after that: so either the restore sees that the manifest is gone, or `expire` sees the lease.
 
 use std::time::Duration;
 
@@ -106,8 +107,7 @@ impl Repository {
         let prefix = self.layout.records(KIND);
         self.store
             .visit_after(&prefix, None, 1000, |object| {
-                let written = object.modified.and_then(|time| time.try_into().ok());
-                listed.extend(object.name.parse().ok().map(|key| (key, written)));
+                listed.extend(object.name.parse().ok().map(|key| (key, object.written())));
                 Visit::More
             })
             .await?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_id::BackupId;
 use super::layout::Generation;
+use super::wal_runs::Span;
 use crate::postgres::control_details::RecordedSettings;
 use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, SegmentSize, SystemId, TimelineId};
 
@@ -57,6 +58,9 @@ pub struct BackupSummary {
     pub segment_size: u64,
     /// Whether the cluster has page checksums.
     pub page_checksums: bool,
+    /// Permission bits of the data directory; absent where they are not known, as over the replication protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_mode: Option<u32>,
     /// Tablespaces besides the two that every cluster has.
     pub tablespaces: Vec<Tablespace>,
     /// Settings that a restored server must not have lower.
@@ -105,11 +109,16 @@ impl BackupSummary {
         SegmentSize::new(self.segment_size).ok()
     }
 
-    /// The first and the last segment without which the copy cannot be made consistent.
+    /// The segments without which the copy cannot be made consistent, of a cluster with this size of segments.
+    pub fn own_wal(&self, size: SegmentSize) -> Span {
+        Span { first: size.containing(self.start_lsn), last: size.ending_at(self.stop_lsn) }
+    }
+
+    /// The first and the last of them.
     pub fn wal_needed(&self) -> Option<(SegmentName, SegmentName)> {
         let size = self.segment_size()?;
-        let first = size.name(self.timeline, size.containing(self.start_lsn));
-        Some((first, size.name(self.timeline, size.ending_at(self.stop_lsn))))
+        let span = self.own_wal(size);
+        Some((size.name(self.timeline, span.first), size.name(self.timeline, span.last)))
     }
 
     /// What is wrong with a summary that was found under `id` in `generation`.

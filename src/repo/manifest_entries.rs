@@ -197,10 +197,28 @@ impl Collector {
         if path.as_bytes().split(|byte| *byte == b'/').any(|name| name.starts_with(RESERVED)) {
             return Err(format!("`{path}` has a name that is pgark's own"));
         }
+        if let Some(oid) = self.foreign_in_tablespace(path) {
+            return Err(format!("`{path}` is not in the directory that tablespace {oid} has for this version"));
+        }
         if mode & !0o777 != 0 {
             return Err(format!("`{path}` has the mode {mode:o}"));
         }
         Ok(())
+    }
+
+    /// A tablespace lies wherever its link leads: only what PostgreSQL itself puts there may go there. Source:
+    /// `TABLESPACE_VERSION_DIRECTORY` in `common/relpath.h`.
+    fn foreign_in_tablespace(&self, path: &BackupPath) -> Option<u32> {
+        let summary = &self.manifest.summary;
+        let mut names = path.as_bytes().split(|byte| *byte == b'/').map(std::str::from_utf8);
+        let (Some(Ok("pg_tblspc")), Some(Ok(oid)), Some(version)) = (names.next(), names.next(), names.next()) else {
+            return None;
+        };
+        let oid: u32 = oid.parse().ok()?;
+        let tablespace = summary.tablespaces.iter().find(|tablespace| tablespace.oid == oid)?;
+        let catalog = version.ok().and_then(|name| name.strip_prefix(&format!("PG_{}_", summary.postgres_major)));
+        let known = catalog.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
+        (!known).then_some(tablespace.oid)
     }
 
     fn has_directory(&self, path: &BackupPath) -> bool {
@@ -281,6 +299,13 @@ fn not_more(what: &str, there: usize, promised: u64) -> Result<(), String> {
 }
 
 impl Manifest {
+    /// Whether the cluster's group may read it: PostgreSQL gives its directories the mode of the data directory.
+    pub fn has_group_access(&self) -> bool {
+        let base =
+            || self.directories.iter().find(|entry| entry.directory.as_bytes() == b"base").map(|entry| entry.mode);
+        self.summary.directory_mode.or_else(base).is_some_and(|mode| mode & 0o050 == 0o050)
+    }
+
     /// Counts what the summary counts.
     pub fn sum_up(&mut self) {
         self.summary.files = self.files.len() as u64;

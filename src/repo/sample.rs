@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::backups::BackupListing;
-use super::inventory::{History, Inventory, Unknown};
+use super::backups::{BackupListing, Piece};
+use super::inventory::{Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
 use super::restore_target::Indexes;
 use super::stored_backups::{BackupState, StoredBackup};
+use super::timeline_wal::History;
 use super::wal_runs::Run;
-use super::{BackupId, Generation};
+use super::{BackupId, BackupKey, Generation};
 use crate::postgres::control_details::{RecordedSettings, WalLevel};
 use crate::postgres::timeline::HistoryEntry;
 use crate::postgres::wal_index::{CommitTimes, RestorePoint, WalIndex};
@@ -71,6 +72,7 @@ pub(super) fn summary(id: BackupId, on: u32, start: Lsn, stop: Lsn, stopped: Tim
         stopped,
         segment_size: SIZE.bytes(),
         page_checksums: true,
+        directory_mode: None,
         tablespaces: vec![],
         settings: RecordedSettings {
             wal_level: WalLevel::Replica,
@@ -120,10 +122,12 @@ impl Inventory {
     }
 
     pub(super) fn with_state(mut self, begun: i64, state: BackupState) -> Self {
-        let complete = state != BackupState::Unfinished;
-        let modified = Some(at(begun + 12).into());
-        let listing =
-            BackupListing { id: id(begun), complete, kept: false, parts: 1, stored_bytes: 10 << 20, modified };
+        let piece = |key, bytes| Piece { key, bytes, modified: Some(at(begun + 12)) };
+        let mut pieces = vec![piece(BackupKey::Part(1), 10 << 20)];
+        if state != BackupState::Unfinished {
+            pieces.insert(0, piece(BackupKey::Manifest, 0));
+        }
+        let listing = BackupListing { id: id(begun), pieces };
         self.backups.push(StoredBackup { listing, state });
         self.backups.sort_by_key(|backup| backup.listing.id);
         self
@@ -137,6 +141,7 @@ pub(super) fn index(commits: Option<(i64, i64)>, xids: Option<(u32, u32)>, point
         commits: commits.map(|(first, last)| CommitTimes { first: at(first), last: at(last) }),
         xids: xids.map(|(lowest, highest)| XidRange { lowest: Xid(lowest), highest: Xid(highest) }),
         restore_points: points.iter().map(point).collect(),
+        tablespaces: vec![],
         complete: true,
         cut: false,
     }

@@ -33,7 +33,7 @@ impl fmt::Display for Writer {
 
 const FORMAT: &str = "pgark-wal-1";
 
-/// A header that grows beyond this does without the names of its restore points. Readers take twice as much.
+/// A header that grows beyond this does without the names of its restore points and tablespaces. Readers take twice as much.
 const LARGEST_HEADER: usize = 32 << 10;
 
 /// Metadata of the object that repeats the header's digest.
@@ -98,7 +98,7 @@ pub struct WalObject {
 }
 
 impl WalObject {
-    /// Room that [`crate::stream::pack`] shall leave for the header.
+    /// Room that [`crate::stream::pack()`] shall leave for the header.
     pub const ROOM: usize = frame::ROOM;
 
     /// Puts the header in front of what was packed with [`WalObject::ROOM`].
@@ -121,6 +121,7 @@ impl WalObject {
         let mut json = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
         if let Some(index) = header.index.as_mut().filter(|_| json.len() > LARGEST_HEADER) {
             index.restore_points.clear();
+            index.tablespaces.clear();
             index.complete = false;
             json = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
         }

@@ -6,6 +6,8 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::manifest_draft::{Stage, packed};
+use crate::postgres::Installation;
+use crate::restore_faults::manifest_key;
 
 /// The same bytes with nothing wrong are restored: what is refused below is refused for what is wrong with it.
 #[test]
@@ -212,6 +214,39 @@ fn tablespaces_that_lead_elsewhere() {
         }
         stage.is_refused(said, said, &draft.write());
     }
+}
+
+/// A tablespace's directory may be anybody's, `~/.ssh` for one: only the directory of PostgreSQL's version may be made there.
+#[test]
+fn tablespaces_with_files_that_are_not_postgresqls() {
+    let stage = Stage::set();
+    let beside = stage.place.path().join("beside").display().to_string();
+    let draft = |more: &[(&str, bool)]| {
+        let mut draft = stage.draft();
+        draft.summary["tablespaces"] = json!([{"oid": 5000, "location": beside}]);
+        draft.directories.push(json!({"directory": "pg_tblspc/5000", "mode": 0o700}));
+        for (path, is_file) in more {
+            match is_file {
+                true => draft.files.push(json!({"file": path, "mode": 0o600, "size": 0, "modified": 0, "extents": []})),
+                false => draft.directories.push(json!({"directory": path, "mode": 0o700})),
+            }
+        }
+        draft.directories.sort_by_key(|line| line["directory"].as_str().unwrap().to_owned());
+        draft.files.sort_by_key(|line| line["file"].as_str().unwrap().to_owned());
+        draft.write()
+    };
+    let major = Installation::preferred().major;
+    let other = format!("pg_tblspc/5000/PG_{}_1", major - 1);
+    let odd = format!("pg_tblspc/5000/PG_{major}_x");
+    for (path, is_file) in
+        [("pg_tblspc/5000/authorized_keys", true), ("pg_tblspc/5000/cron.d", false), (&other, false), (&odd, false)]
+    {
+        stage.is_refused(path, "for this version", &draft(&[(path, is_file)]));
+    }
+    let whole = format!("pg_tblspc/5000/PG_{major}_202209061");
+    stage.repository.alter(&manifest_key(&stage.id), |bytes| *bytes = draft(&[(&whole, false)]));
+    let outcome = stage.restore().code(0);
+    assert!(outcome.stdout.contains(&format!("of tablespace 5000 to {beside}\n")), "{outcome:?}");
 }
 
 #[test]
