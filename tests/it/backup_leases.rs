@@ -88,12 +88,13 @@ fn a_dead_lease_holds_nothing() {
     let mut command = call.command();
     let mut child = Account::of_servers().run(&mut command).spawn().unwrap();
     primary.wait_until("storing", A_MINUTE, || {
-        keys(&repository, "/part/").iter().any(|key| !key.contains(&kept)) || child.try_wait().unwrap().is_some()
+        keys(&repository, "/part/").iter().any(|key| !key.contains(&kept) && key.ends_with(".zst"))
+            || child.try_wait().unwrap().is_some()
     });
     child.kill().unwrap();
     child.wait().unwrap();
     let (parts, leases) = (|| keys(&repository, "/part/"), || keys(&repository, "/record/restore/"));
-    let dead: Vec<String> = parts().into_iter().filter(|key| !key.contains(&kept)).collect();
+    let dead: Vec<String> = parts().into_iter().filter(|key| !key.contains(&kept) && key.ends_with(".zst")).collect();
     assert!(!dead.is_empty() && leases().len() == 1, "{dead:?}");
     written(&repository, &dead, "3 days");
     expire(&repository);
