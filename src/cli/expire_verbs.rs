@@ -222,6 +222,9 @@ fn outcome_text(report: &ExpireReport) -> String {
         (false, true) => {
             let size = output::size(report.deleted_bytes);
             let mut text = format!("{} objects deleted, {size}\n", report.deleted);
+            for backup in &report.spared {
+                text.push_str(&format!("spared  backup {backup}: marked or in use since the plan was made\n"));
+            }
             for failed in &report.failed {
                 text.push_str(&format!("failed  {}: {}\n", failed.key, failed.reason));
             }

@@ -1,6 +1,6 @@
 //! `expire`: delete what the policy no longer wants and nothing needs.
 //!
-//! Plan, show, do. The plan is made anew from what is there just before backups are deleted, and again before and while WAL is
+//! Plan, show, do. The plan is made anew from what is there just before each backup is deleted, and again before and while WAL is
 //! deleted: what does not stand in both stays. So a backup that is finished meanwhile, a mark or a lease counts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +65,8 @@ pub async fn run_on(
     let mut deleter = Deleter::new(repository, expire.jobs);
     for (holdings, plan) in &planned.generations {
         if plan.refused.is_none() || expire.force {
-            carry_out(repository, expire, &planned.time, (holdings, plan), &mut deleter).await?;
+            let at = (planned.time.now, circumstances);
+            carry_out(repository, &expire.policy, at, (holdings, plan), &mut deleter).await?;
         }
     }
     deleter.sized(planned.leases.iter().map(|key| (key.clone(), 0)).collect()).await;
@@ -76,6 +77,7 @@ pub async fn run_on(
     report.deleted = deleter.deleted;
     report.deleted_bytes = deleter.bytes;
     report.failed = deleter.failed;
+    report.spared = deleter.spared.iter().map(ToString::to_string).collect();
     record(repository, circumstances, "done", &report.in_short()).await;
     Ok(report)
 }
@@ -206,17 +208,19 @@ const LOOK_AGAIN: usize = 1000;
 
 async fn carry_out(
     repository: &Repository,
-    expire: &Expire,
-    time: &StoreTime,
+    policy: &Policy,
+    (now, circumstances): (Timestamp, &Circumstances),
     (holdings, plan): (&Holdings, &ExpirePlan),
     deleter: &mut Deleter<'_>,
 ) -> Result<(), Failure> {
     let is_wal = |deletion: &&Deletion| matches!(deletion.what, Doomed::Wal(_));
-    let still = |now: &Holdings| plan.still(&ExpirePlan::make(now, &expire.policy, time.now));
+    let still = |present: &Holdings| plan.still(&ExpirePlan::make(present, policy, now));
     if plan.delete.iter().any(|deletion| !is_wal(&deletion)) {
-        let delete = still(&repository.look_again(holdings).await?);
+        let mut present = repository.look_again(holdings).await?;
+        let delete = still(&present);
         for deletion in delete.iter().filter(|deletion| !is_wal(deletion)) {
-            deleter.backup(holdings.generation, deletion).await;
+            let stands = |present: &Holdings| still(present).contains(deletion);
+            deleter.backup(&mut present, deletion, (now, circumstances), stands).await;
         }
     }
     let wal: Vec<&Deletion> = plan.delete.iter().filter(is_wal).collect();

@@ -11,7 +11,7 @@ use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
 use crate::repo::{BackupId, BackupKey, Generation, Holdings, Repository};
-use crate::storage::Put;
+use crate::storage::{Head, Put};
 
 /// What became of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,35 +36,67 @@ pub async fn keep(
         let message = "the time until which the backup should be kept is past";
         return Err(Failure::new(FailureKind::Usage, message).with_hint("give a later one to `--until`"));
     }
-    let work = async {
-        let repository = repository.open().await?;
-        let (generation, backup) = find(&repository, id).await?;
-        let unfinished = "has no manifest: it is not finished, or what is left of a dead one";
-        if !backup.complete {
-            return Err(refused(id, unfinished, "see `pgark list`"));
-        }
-        let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
-        if put().await? == Put::Created {
-            return Ok(Changed::Now);
-        }
+    let work = async { keep_on(&repository.open().await?, id, mark, circumstances).await };
+    bounded(work, None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn keep_on(
+    repository: &Repository,
+    id: BackupId,
+    mark: &Mark,
+    circumstances: &Circumstances,
+) -> Result<Changed, Failure> {
+    let (generation, backup) = find(repository, id).await?;
+    if !backup.complete {
+        return Err(refused(
+            id,
+            "has no manifest: it is not finished, or what is left of a dead one",
+            "see `pgark list`",
+        ));
+    }
+    let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
+    let mut changed = Changed::Now;
+    if put().await? == Put::Exists {
         let there = repository.read_mark(generation, id).await?;
         if there.is_some_and(|there| there.until == mark.until) {
-            return Ok(Changed::WasSo);
+            changed = Changed::WasSo;
+        } else {
+            // Objects are created, never changed. What an `expire` deletes in this moment is noticed.
+            repository.unkeep(generation, id).await?;
+            let created = put().await.map_err(|error| {
+                Failure::from(error).context("the mark that was there is taken away, and no new one was written")
+            })?;
+            if created != Put::Created {
+                return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
+            }
         }
-        // Objects are created, never changed. What an `expire` deletes in this moment is noticed.
-        repository.unkeep(generation, id).await?;
-        let created = put().await.map_err(|error| {
-            Failure::from(error).context("the mark that was there is taken away, and no new one was written")
-        })?;
-        if created != Put::Created {
-            return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
+    }
+    holds(repository, generation, id).await?;
+    Ok(changed)
+}
+
+/// Whether a mark that was just written, or found, was in time: looked at in this order it is not deleted if it says so.
+pub(super) async fn holds(repository: &Repository, generation: Generation, id: BackupId) -> Result<(), Failure> {
+    let note = repository.going(id).await?;
+    if repository.list_backups(generation).await?.iter().any(|backup| backup.id == id && backup.complete) {
+        let Some((note, written)) = note else { return Ok(()) };
+        let mark = repository.layout.backup(generation, id, BackupKey::Keep);
+        if let (Head::Found(mark), Some(written)) = (repository.store.head(&mark).await?, written)
+            && let Some(Ok(marked)) = mark.modified.map(jiff::Timestamp::try_from)
+            && written < before(marked, GRACE)
+        {
+            // Both by the store's clock: whoever wrote the note is dead.
+            return Ok(());
         }
-        if !find(&repository, id).await?.1.complete {
-            return Err(refused(id, "was deleted in this moment", "see `pgark list`"));
-        }
-        Ok(Changed::Now)
-    };
-    bounded(work, None, None).await
+        let hint = format!(
+            "look at `pgark list` in a moment; if it is there and nothing deletes any more, delete `{note}` and mark it again"
+        );
+        return Err(refused(id, "is being deleted, so the mark may come too late", &hint));
+    }
+    // What nobody can restore need not stay. Nobody was told that this mark holds.
+    repository.unkeep(generation, id).await?;
+    Err(refused(id, "was deleted in this moment", "see `pgark list`"))
 }
 
 /// Takes the mark away.
@@ -100,13 +132,20 @@ pub async fn delete(
         if dry_run || !agree(backup) {
             return Ok(Changed::Would);
         }
+        // An answer may take its time.
+        let mut present = repository.holdings(generation).await?;
+        let backup = deletable(&present, id, now)?;
         let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
         pieces.sort_unstable();
         let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
         let mut deleter = Deleter::new(&repository, JOBS);
-        deleter.backup(generation, &deletion).await;
+        let stands = |present: &Holdings| deletable(present, id, now).is_ok();
+        deleter.backup(&mut present, &deletion, (now, circumstances), stands).await;
         match deleter.failed.first() {
-            None => Ok(Changed::Now),
+            None if deleter.spared.is_empty() => Ok(Changed::Now),
+            None => Err(deletable(&present, id, now).err().unwrap_or_else(|| {
+                refused(id, "is in use since this moment: its parts stay for now", "`pgark expire` collects them")
+            })),
             Some(failed) => {
                 let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
                 Err(Failure::new(failed.kind, message))

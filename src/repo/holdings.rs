@@ -121,6 +121,12 @@ impl Holdings {
         let pieces = self.backups.iter().flat_map(|backup| &backup.pieces).map(|piece| piece.modified);
         pieces.chain(self.wal.iter().map(|wal| wal.modified)).flatten().max()
     }
+
+    /// Whether a lease names a backup.
+    pub fn is_leased(&self, id: BackupId, now: Timestamp) -> bool {
+        let names = |held: &Held| held.lease.as_ref().is_none_or(|lease| lease.backup == id);
+        self.leases.iter().any(|held| held.is_valid(now) && names(held))
+    }
 }
 
 impl Repository {
@@ -148,6 +154,26 @@ impl Repository {
         self.list_held_backups(&mut holdings).await?;
         holdings.leases = self.all_leases().await?;
         Ok(holdings)
+    }
+
+    /// Looks again at one backup and at the leases.
+    pub async fn look_at(&self, holdings: &mut Holdings, id: BackupId) -> Result<(), RepoError> {
+        let mut backup = HeldBackup { id, pieces: Vec::new(), facts: None, mark: None };
+        let visit = |listed: &Listed| {
+            if let Some((_, _, key)) = self.layout.parse_backup(&listed.name) {
+                backup.pieces.push(Piece { key, bytes: listed.size, modified: modified(listed) });
+            }
+            Visit::More
+        };
+        self.store.visit_after(&self.layout.backup_prefix(holdings.generation, id), None, 1000, visit).await?;
+        let at = holdings.backups.iter().position(|held| held.id == id);
+        let known = at.and_then(|at| holdings.backups.remove(at).facts);
+        if !backup.pieces.is_empty() {
+            let backup = self.read_held(holdings.generation, backup, known).await?;
+            holdings.backups.insert(at.unwrap_or(holdings.backups.len()), backup);
+        }
+        holdings.leases = self.all_leases().await?;
+        Ok(())
     }
 
     async fn list_wal(&self, holdings: &mut Holdings) -> Result<(), RepoError> {
@@ -204,23 +230,31 @@ impl Repository {
             Visit::More
         };
         self.store.visit_after(&self.layout.backups(generation), None, 1000, visit).await?;
-        let reading = backups.into_iter().map(|mut backup| {
+        let reading = backups.into_iter().map(|backup| {
             let known = known.get(&backup.id).copied();
-            async move {
-                if backup.manifest().is_some() {
-                    backup.facts = match known {
-                        Some(facts) => Some(facts),
-                        None => self.read_facts(generation, backup.id).await?,
-                    };
-                }
-                if backup.has_mark() {
-                    backup.mark = self.read_mark(generation, backup.id).await?;
-                }
-                Ok::<_, RepoError>(backup)
-            }
+            self.read_held(generation, backup, known)
         });
         holdings.backups = stream::iter(reading).buffered(PARALLEL).try_collect().await?;
         Ok(())
+    }
+
+    /// What the objects of a backup say, unless that is known.
+    async fn read_held(
+        &self,
+        generation: Generation,
+        mut backup: HeldBackup,
+        known: Option<BackupFacts>,
+    ) -> Result<HeldBackup, RepoError> {
+        if backup.manifest().is_some() {
+            backup.facts = match known {
+                Some(facts) => Some(facts),
+                None => self.read_facts(generation, backup.id).await?,
+            };
+        }
+        if backup.has_mark() {
+            backup.mark = self.read_mark(generation, backup.id).await?;
+        }
+        Ok(backup)
     }
 
     /// `None` for a manifest that this pgark does not understand: nobody knows what such a backup needs.

@@ -29,28 +29,28 @@ use crate::double::{Fault, Op, Rule, S3Double};
 use crate::program::Call;
 use crate::repository;
 
-const MIB: u64 = 1 << 20;
-const DAY: Duration = Duration::from_secs(86400);
+pub const MIB: u64 = 1 << 20;
+pub const DAY: Duration = Duration::from_secs(86400);
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn writer() -> Writer {
+pub fn writer() -> Writer {
     Writer { host: "db1".into(), pid: 1, version: "test" }
 }
 
-fn circumstances() -> Circumstances {
+pub fn circumstances() -> Circumstances {
     Circumstances { now: Timestamp::now(), writer: writer() }
 }
 
-fn wanted(policy: Policy) -> Expire {
+pub fn wanted(policy: Policy) -> Expire {
     let store = StoreSettings::Local("/nonexistent".into());
     let repository = RepositorySettings { store, cluster: "main".parse().unwrap() };
     Expire { repository, policy, dry_run: false, force: false, jobs: 4 }
 }
 
-fn keep_full(count: u32) -> Policy {
+pub fn keep_full(count: u32) -> Policy {
     Policy { keep_full: Some(count), ..Policy::default() }
 }
 
@@ -73,14 +73,14 @@ fn manifest(id: BackupId, start: u64, stop: u64) -> Manifest {
 }
 
 /// A repository in memory whose objects are as old as a test wants.
-struct Stage {
-    memory: Arc<MemoryStore>,
-    repository: Repository,
+pub struct Stage {
+    pub memory: Arc<MemoryStore>,
+    pub repository: Repository,
     now: SystemTime,
 }
 
 impl Stage {
-    async fn empty() -> Self {
+    pub async fn empty() -> Self {
         let memory = Arc::new(MemoryStore::default());
         let repository = Repository::new(memory.clone(), "main".parse().unwrap());
         let ident = ClusterIdent { system_id: SystemId(7), major: 15.try_into().unwrap() };
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     /// A backup and ten segments a day, for so many days. Each backup is of the third and fourth segment of its day.
-    async fn days(days: u64) -> Self {
+    pub async fn days(days: u64) -> Self {
         let stage = Stage::empty().await;
         for day in 1..=days {
             let ago = DAY * (days - day) as u32 + DAY / 2;
@@ -101,16 +101,16 @@ impl Stage {
         stage
     }
 
-    async fn put(&self, key: &ObjectKey, bytes: impl Into<Bytes>, ago: Duration) {
+    pub async fn put(&self, key: &ObjectKey, bytes: impl Into<Bytes>, ago: Duration) {
         assert_eq!(self.memory.put(key, bytes.into(), &UserMetadata::new()).await.unwrap(), Put::Created);
         self.memory.date(key, self.now - ago);
     }
 
-    async fn segment(&self, number: u64, ago: Duration) {
+    pub async fn segment(&self, number: u64, ago: Duration) {
         self.put(&self.repository.layout.wal_file(Generation(1), segment(number)), vec![0; 100], ago).await;
     }
 
-    async fn parts(&self, number: u32, ago: Duration) -> BackupId {
+    pub async fn parts(&self, number: u32, ago: Duration) -> BackupId {
         let id = id(number);
         for part in 1..=3 {
             let key = self.repository.layout.backup(Generation(1), id, BackupKey::Part(part));
@@ -119,20 +119,20 @@ impl Stage {
         id
     }
 
-    async fn backup(&self, number: u32, start: u64, stop: u64, ago: Duration) -> BackupId {
+    pub async fn backup(&self, number: u32, start: u64, stop: u64, ago: Duration) -> BackupId {
         let id = self.parts(number, ago).await;
         let key = self.repository.layout.backup(Generation(1), id, BackupKey::Manifest);
         self.put(&key, manifest(id, start, stop).encode().unwrap(), ago).await;
         id
     }
 
-    async fn keys(&self) -> BTreeSet<String> {
+    pub async fn keys(&self) -> BTreeSet<String> {
         let all = self.memory.list(&KeyPrefix::default(), None, 100_000).await.unwrap().objects;
         all.into_iter().map(|object| object.name).filter(|name| !name.contains("/record/expire/")).collect()
     }
 
     /// The numbers of the backups and segments that are there.
-    async fn there(&self) -> (Vec<u32>, Vec<u64>) {
+    pub async fn there(&self) -> (Vec<u32>, Vec<u64>) {
         let keys = self.keys().await;
         let backups = (1..100).filter(|n| keys.iter().any(|key| key.contains(&format!("/{}/manifest", id(*n)))));
         let segments =
@@ -140,21 +140,21 @@ impl Stage {
         (backups.collect(), segments.collect())
     }
 
-    fn through(&self, store: Arc<dyn ObjectStore>) -> Repository {
+    pub fn through(&self, store: Arc<dyn ObjectStore>) -> Repository {
         Repository::new(store, "main".parse().unwrap())
     }
 }
 
-fn id(number: u32) -> BackupId {
+pub fn id(number: u32) -> BackupId {
     BackupId::new(Timestamp::UNIX_EPOCH, number)
 }
 
-fn segment(number: u64) -> WalName {
+pub fn segment(number: u64) -> WalName {
     let size = pgark::postgres::SegmentSize::new(MIB).unwrap();
     WalName::Segment(size.name(TimelineId::FIRST, pgark::postgres::SegmentNumber(number)))
 }
 
-async fn expire(repository: &Repository, expire: &Expire) -> Result<ExpireReport, Failure> {
+pub async fn expire(repository: &Repository, expire: &Expire) -> Result<ExpireReport, Failure> {
     run_on(repository, expire, &circumstances(), |_| true).await
 }
 
@@ -341,7 +341,10 @@ fn after_faults_the_next_run_finishes() {
             }
             let report = expire(&stage.repository, &wanted(keep_full(4))).await.unwrap();
             assert!(report.failure().is_none(), "seed {seed} {:?}", report);
-            assert_eq!(stage.keys().await, expected, "seed {seed}");
+            let mut keys = stage.keys().await;
+            // Whether what failed was deleted nobody knows: what says that it may be stays for a day.
+            keys.retain(|key| !key.contains("/record/going/"));
+            assert_eq!(keys, expected, "seed {seed}");
         });
     }
     assert!(failed > 20 && broken > 5, "{failed} {broken}");

@@ -22,6 +22,7 @@ mod conformance;
 mod documents;
 mod exit_table;
 mod expire;
+mod expire_meanwhile;
 mod expire_on_servers;
 mod fetch_faults;
 mod hostile_manifests;
