@@ -121,38 +121,46 @@ pub async fn delete(
     circumstances: &Circumstances,
     agree: impl FnOnce(&HeldBackup) -> bool,
 ) -> Result<Changed, Failure> {
-    let work = async {
-        let repository = repository.open().await?;
-        let (generation, _) = find(&repository, id).await?;
-        let holdings = repository.holdings(generation).await?;
-        // The present is later than the newest object: nothing looks older than it is.
-        let here = circumstances.now;
-        let now = holdings.newest().map_or(here, |newest| newest.min(here));
-        let backup = deletable(&holdings, id, now)?;
-        if dry_run || !agree(backup) {
-            return Ok(Changed::Would);
-        }
-        // An answer may take its time.
-        let mut present = repository.holdings(generation).await?;
-        let backup = deletable(&present, id, now)?;
-        let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
-        pieces.sort_unstable();
-        let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
-        let mut deleter = Deleter::new(&repository, JOBS);
-        let stands = |present: &Holdings| deletable(present, id, now).is_ok();
-        deleter.backup(&mut present, &deletion, (now, circumstances), stands).await;
-        match deleter.failed.first() {
-            None if deleter.spared.is_empty() => Ok(Changed::Now),
-            None => Err(deletable(&present, id, now).err().unwrap_or_else(|| {
-                refused(id, "is in use since this moment: its parts stay for now", "`pgark expire` collects them")
-            })),
-            Some(failed) => {
-                let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
-                Err(Failure::new(failed.kind, message))
-            }
-        }
-    };
+    let work = async { delete_on(&repository.open().await?, id, dry_run, circumstances, agree).await };
     bounded(work, None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn delete_on(
+    repository: &Repository,
+    id: BackupId,
+    dry_run: bool,
+    circumstances: &Circumstances,
+    agree: impl FnOnce(&HeldBackup) -> bool,
+) -> Result<Changed, Failure> {
+    let (generation, _) = find(repository, id).await?;
+    let holdings = repository.holdings(generation).await?;
+    // The present is later than the newest object: nothing looks older than it is.
+    let here = circumstances.now;
+    let now = holdings.newest().map_or(here, |newest| newest.min(here));
+    let backup = deletable(&holdings, id, now)?;
+    if dry_run || !agree(backup) {
+        return Ok(Changed::Would);
+    }
+    // An answer may take its time.
+    let mut present = repository.holdings(generation).await?;
+    let backup = deletable(&present, id, now)?;
+    let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
+    pieces.sort_unstable();
+    let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
+    let mut deleter = Deleter::new(repository, JOBS);
+    let stands = |present: &Holdings| deletable(present, id, now).is_ok();
+    deleter.backup(&mut present, &deletion, (now, circumstances), stands).await;
+    match deleter.failed.first() {
+        None if deleter.spared.is_empty() => Ok(Changed::Now),
+        None => Err(deletable(&present, id, now).err().unwrap_or_else(|| {
+            refused(id, "is in use since this moment: its parts stay for now", "`pgark expire` collects them")
+        })),
+        Some(failed) => {
+            let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
+            Err(Failure::new(failed.kind, message))
+        }
+    }
 }
 
 /// Deletions at once.

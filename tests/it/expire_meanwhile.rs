@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use pgark::command::expire_report::ExpireReport;
-use pgark::command::keep::keep_on;
+use pgark::command::keep::{Changed, delete_on, keep_on};
 use pgark::command::{Failure, FailureKind};
 use pgark::postgres::Lsn;
 use pgark::repo::keep::Mark;
@@ -226,7 +226,7 @@ async fn in_all_orders<D, O, DF, OF>(
             }
         }
         if ended_before {
-            assert!(before > 20, "{BOTH_KINDS}: {before}");
+            assert!(before > 10, "{BOTH_KINDS}: {before}");
             break;
         }
     }
@@ -251,7 +251,8 @@ fn a_backup_that_is_marked_in_time_is_whole() {
                     *kept.lock().unwrap() += 1;
                 }
                 Err(failure) => {
-                    let said = ["is being deleted", "was deleted in this moment", "is not in the repo", "has no manifest"];
+                    let said =
+                        ["is being deleted", "was deleted in this moment", "is not in the repo", "has no manifest"];
                     assert_eq!(failure.kind, FailureKind::Usage, "{order}: {failure}");
                     assert!(said.iter().any(|said| failure.message.contains(said)), "{order}: {failure}");
                     *refused.lock().unwrap() += 1;
@@ -288,5 +289,54 @@ fn a_restore_that_begins_in_time_finds_everything() {
         })
         .await;
         assert!(*done.lock().unwrap() > 10 && *refused.lock().unwrap() > 10, "{BOTH_KINDS}: {done:?} {refused:?}");
+    });
+}
+
+/// The same against `delete`, which leaves WAL alone.
+#[test]
+fn delete_leaves_what_is_named_in_time() {
+    run(async {
+        let (both, refused) = (Mutex::new(0), Mutex::new(0));
+        let deleting =
+            |repository| async move { delete_on(&repository, id(DOOMED), false, &circumstances(), |_| true).await };
+        let naming = |repository| async move {
+            let restored = restore(&repository).await.is_ok();
+            (restored, keep_on(&repository, id(DOOMED), "", &circumstances()).await.is_ok())
+        };
+        in_all_orders(deleting, naming, async |stage, order, deleted, (restored, kept)| {
+            if let Err(failure) = &deleted {
+                assert!(failure.message.contains("marked") || failure.message.contains("in use"), "{order}: {failure}");
+                *refused.lock().unwrap() += 1;
+            }
+            if restored || kept {
+                assert!(deleted.is_err(), "{order}");
+                assert_eq!(missing(stage, kept).await, Vec::<String>::new(), "{order}");
+                *both.lock().unwrap() += 1;
+            }
+        })
+        .await;
+        assert!(*both.lock().unwrap() > 10 && *refused.lock().unwrap() > 10, "{BOTH_KINDS}: {both:?} {refused:?}");
+    });
+}
+
+/// Whoever is asked may think for an hour.
+#[test]
+fn delete_looks_again_after_the_answer() {
+    run(async {
+        let stage = Stage::days(6).await;
+        let mark = async || {
+            stage
+                .repository
+                .keep(Generation(1), id(DOOMED), Timestamp::now(), "", &circumstances().writer)
+                .await
+                .unwrap()
+        };
+        let agree = |_: &pgark::repo::holdings::HeldBackup| mark().now_or_never() == Some(Put::Created);
+        let failure = delete_on(&stage.repository, id(DOOMED), false, &circumstances(), agree).await.unwrap_err();
+        assert!(failure.message.contains("is marked as one that must stay"), "{failure}");
+        assert_eq!(missing(&stage, true).await, Vec::<String>::new());
+        stage.repository.unkeep(Generation(1), id(DOOMED)).await.unwrap();
+        let deleted = delete_on(&stage.repository, id(DOOMED), false, &circumstances(), |_| true).await.unwrap();
+        assert_eq!(deleted, Changed::Now);
     });
 }
