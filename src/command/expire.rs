@@ -11,15 +11,16 @@ use serde::Serialize;
 
 use super::bounds::bounded;
 use super::expire_delete::Deleter;
+use super::expire_records::{forget, record, record_key, tidy};
 use super::expire_report::{ExpireReport, GenerationReport};
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 use super::store_clock::{self, StoreTime};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
 use crate::repo::{ExpirePlan, Holdings, Policy, Repository};
 use crate::storage::object_store::Unfinished;
-use crate::storage::{ObjectKey, StoreErrorKind, UserMetadata};
+use crate::storage::{ObjectKey, StoreErrorKind};
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -54,12 +55,14 @@ pub async fn run_on(
     agree: impl FnOnce(&ExpireReport) -> bool,
 ) -> Result<ExpireReport, Failure> {
     let mut report = ExpireReport::new(expire.dry_run);
-    if expire.policy.is_empty() {
-        report.nothing_set = true;
+    report.nothing_set = expire.policy.is_empty();
+    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
+    if expire.dry_run {
         return Ok(report);
     }
-    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
-    if expire.dry_run || planned.is_nothing() || !agree(&report) {
+    tidy(repository, planned.time.now).await;
+    if planned.is_nothing() || !agree(&report) {
+        forget(repository, circumstances).await;
         return Ok(report);
     }
     let mut deleter = Deleter::new(repository, expire.jobs);
@@ -78,7 +81,7 @@ pub async fn run_on(
     report.deleted_bytes = deleter.bytes;
     report.failed = deleter.failed;
     report.spared = deleter.spared.iter().map(ToString::to_string).collect();
-    record(repository, circumstances, "done", &report.in_short()).await;
+    record(repository, circumstances, &report.in_short()).await;
     Ok(report)
 }
 
@@ -101,7 +104,6 @@ struct Begin<'a> {
 }
 
 const FORMAT: &str = "pgark-expire-1";
-const KIND: &str = "expire";
 
 impl Planned {
     pub(super) async fn make(
@@ -238,19 +240,4 @@ async fn carry_out(
         deleter.sized(keys.collect()).await;
     }
     Ok(())
-}
-
-fn record_key(repository: &Repository, circumstances: &Circumstances, what: &str) -> Result<ObjectKey, Failure> {
-    let name = format!("{}-{}-{what}.json", circumstances.now.as_nanosecond(), circumstances.writer.pid);
-    repository.layout.record(KIND, &name).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))
-}
-
-/// Leaves a note of what was done. Nothing depends on it, so that a role that cannot write loses nothing else.
-async fn record(repository: &Repository, circumstances: &Circumstances, what: &str, content: &impl Serialize) {
-    let (Ok(key), Ok(json)) = (record_key(repository, circumstances, what), serde_json::to_vec(content)) else {
-        return;
-    };
-    if let Err(error) = repository.store.put(&key, json.into(), &UserMetadata::new()).await {
-        tracing::info!("no record of this run was written: {error}");
-    }
 }

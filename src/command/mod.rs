@@ -18,6 +18,7 @@ pub mod check_store;
 pub mod check_switch;
 pub mod expire;
 pub mod expire_delete;
+mod expire_records;
 pub mod expire_report;
 pub mod failure;
 pub mod init;

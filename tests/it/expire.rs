@@ -76,7 +76,7 @@ fn manifest(id: BackupId, start: u64, stop: u64) -> Manifest {
 pub struct Stage {
     pub memory: Arc<MemoryStore>,
     pub repository: Repository,
-    now: SystemTime,
+    pub now: SystemTime,
 }
 
 impl Stage {
@@ -278,6 +278,55 @@ fn more_than_half_needs_force() {
         assert!(report.failure().is_none());
         // The window is at least a day: the WAL of the fourth day is still in it, and its moments need the third backup.
         assert_eq!(stage.there().await.0, [4, 5]);
+    });
+}
+
+#[test]
+fn without_a_policy_only_what_is_dead_goes() {
+    for min_full in [1, 3] {
+        run(async {
+            let stage = Stage::days(5).await;
+            let before = stage.keys().await;
+            let dead = stage.parts(70, DAY * 2).await;
+            let lease = Lease::new(Generation(1), dead, Lsn(22 * MIB), None, "r".into());
+            let key = stage.repository.hold(&lease, Timestamp::now(), 1).await.unwrap();
+            stage.memory.date(&key, stage.now - DAY * 3);
+            let report = expire(&stage.repository, &wanted(Policy { min_full, ..Policy::default() })).await.unwrap();
+            assert!(report.nothing_set && report.failure().is_none(), "{report:?}");
+            assert_eq!((report.deleted, stage.keys().await), (4, before));
+        });
+    }
+}
+
+/// Notes of the newest hundred runs stay, and none of a run that deleted nothing.
+#[test]
+fn records_do_not_grow_for_ever() {
+    run(async {
+        let stage = Stage::days(5).await;
+        let names = || async {
+            let all = stage.memory.list(&"main/record/".parse().unwrap(), None, 10_000).await.unwrap().objects;
+            all.into_iter().map(|object| object.name).collect::<Vec<_>>()
+        };
+        for run in 0..150 {
+            for what in ["begun", "done"] {
+                // One more digit: the order is that of numbers.
+                let key = format!("main/record/expire/{}-7-{what}.json", 999_999_950 + run);
+                stage.put(&key.parse().unwrap(), "{}", DAY * 9).await;
+            }
+        }
+        stage.put(&"main/record/expire/what-is-this".parse().unwrap(), "?", DAY * 9).await;
+        let note = stage.repository.announce(id(9), Timestamp::now(), &writer()).await.unwrap().unwrap();
+        stage.memory.date(&note, stage.now - DAY * 2);
+        stage.repository.announce(id(8), Timestamp::now(), &writer()).await.unwrap().unwrap();
+        assert!(!expire(&stage.repository, &wanted(Policy::default())).await.unwrap().done);
+        let left = names().await;
+        // Of the hundred one was this run's, which deleted nothing.
+        assert_eq!(left.len(), 2 * 99 + 2, "{left:?}");
+        assert!(!left.iter().any(|name| name.contains("/999999")), "{left:?}");
+        assert!(left.iter().any(|name| name.ends_with("what-is-this")));
+        assert!(left.iter().any(|name| name.contains(&format!("going/{}", id(8)))), "{left:?}");
+        assert!(expire(&stage.repository, &wanted(keep_full(3))).await.unwrap().done);
+        assert_eq!(names().await.len(), left.len() + 2);
     });
 }
 
@@ -612,8 +661,10 @@ fn the_program_expires_a_directory() {
     }
     let call =
         |words: &[&str]| Call::new(words.iter().copied()).envs(repository.env()).env("PGARK_RETENTION__KEEP_FULL", "2");
-    let nothing = call(&["expire"]).without("PGARK_RETENTION__KEEP_FULL").run().quiet_success();
-    assert_eq!(nothing.stdout, "no policy is set under [retention]: nothing is expired\n");
+    let nothing = call(&["expire", "--dry-run"]).without("PGARK_RETENTION__KEEP_FULL").run().quiet_success();
+    let said: Vec<&str> = nothing.stdout.lines().filter(|line| !line.starts_with("note ")).collect();
+    assert_eq!(said[0], "no policy is set under [retention]: only what dead backups left is collected");
+    assert!(said.len() == 2 && said[1].contains(".pgark-tmp-1-0-0"), "{nothing:?}");
     let first = id(1).to_string();
     call(&["keep", &first, "--reason", "because"]).run().quiet_success();
     assert!(call(&["keep", &first]).run().quiet_success().stdout.contains("was marked before"));
