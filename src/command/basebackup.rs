@@ -15,6 +15,7 @@ use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::keep::holds;
 use super::progress::{Phase, Progress};
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
 use crate::postgres::backup_files::CONTROL_FILE;
@@ -88,14 +89,30 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
-    let circumstances = circumstances.clone();
+    let (marking, ours) = (settings.clone(), circumstances.clone());
     let taking = apart(move || async move {
         match &settings.source {
-            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &circumstances, &progress).await,
-            Source::Server => remote_backup::take(&settings, &circumstances, &progress).await,
+            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &ours, &progress).await,
+            Source::Server => remote_backup::take(&settings, &ours, &progress).await,
         }
     });
-    bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
+    let report = bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))?;
+    if marking.keep {
+        let id = report.backup.id;
+        bounded(mark(&marking, &report.backup, circumstances), None, None).await.map_err(|failure| {
+            let failure = failure.context(format!("backup `{id}` is whole, but `--keep` does not hold"));
+            failure.with_hint(format!("`pgark keep {id}`"))
+        })?;
+    }
+    Ok(report)
+}
+
+/// Marks the backup now that it is one: a mark before the manifest would hold what a killed backup leaves for ever.
+async fn mark(settings: &Basebackup, backup: &BackupSummary, circumstances: &Circumstances) -> Result<(), Failure> {
+    let repository = settings.repository.open().await?;
+    let keep = || repository.keep(backup.generation, backup.id, circumstances.now, "--keep", &circumstances.writer);
+    patiently(settings.retry, "the mark of `--keep`", keep).await?;
+    holds(&repository, backup.generation, backup.id).await
 }
 
 /// What is known before the first byte is copied.
@@ -177,10 +194,6 @@ pub(super) async fn conclude(
 
     progress.enter(Phase::WaitingForWal);
     wait_for_wal(settings, repository, &manifest.summary, ended.session).await?;
-    if settings.keep {
-        let keep = || repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer);
-        patiently(settings.retry, "the mark of `--keep`", keep).await?;
-    }
     patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();
