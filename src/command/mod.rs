@@ -40,6 +40,8 @@ pub mod status_expiry;
 pub mod store_clock;
 pub mod verify;
 mod verify_deep;
+mod verify_missing;
+mod verify_reading;
 pub mod wal_fetch;
 pub mod wal_push;
 

@@ -1,19 +1,19 @@
 //! `verify`: read what a restore would read, all of it or a sample, and say what is damaged before the day of the restore.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::verify_deep::Chains;
-use crate::postgres::{SegmentName, WalName};
+use super::verify_missing::{Run, missing_segments, runs_of, they_are_missing, unread};
+use super::verify_reading::{is_of_one_object, with_retries};
+use crate::postgres::WalName;
 use crate::repo::ancestry::Ancestry;
 use crate::repo::archive::ReadBounds;
 use crate::repo::holdings::{HeldBackup, HeldWal};
@@ -145,7 +145,7 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
         ..VerifyReport::default()
     };
     let begin = Instant::now();
-    let mut verifier = Verifier { repository, verify, report, told: begin };
+    let mut verifier = Verifier { repository, verify, report, unknown: 0, told: begin };
     let identities = repository.read_identities().await?;
     let mut found = false;
     for identity in identities.all().iter().rev() {
@@ -160,8 +160,8 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     Ok(verifier.report)
 }
 
-/// How often a damaged object is read: the damage may have happened on the way.
-const TRIES_AT_DAMAGE: u32 = 2;
+/// A store that refuses so many objects will refuse the rest, too.
+const BELIEVED: usize = 100;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
@@ -169,6 +169,7 @@ struct Verifier<'a> {
     repository: &'a Repository,
     verify: &'a Verify,
     report: VerifyReport,
+    unknown: usize,
     told: Instant,
 }
 
@@ -183,19 +184,24 @@ impl Verifier<'_> {
         };
         let backups: Vec<&HeldBackup> = holdings.backups.iter().filter(wanted).collect();
         let size = holdings.backups.iter().find_map(|backup| Some(backup.facts?.segment_size));
-        let mut needed: BTreeSet<SegmentName> = BTreeSet::new();
+        let mut needed: Vec<Run> = Vec::new();
         if let Some(size) = size {
             let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
             let ancestry = Ancestry::new(size, timelines, &holdings.histories);
             for backup in &backups {
                 let Some(facts) = backup.facts else { continue };
-                let segments = ancestry.segments_of(&facts.base);
-                self.missing(holdings, backup.id, &segments);
-                needed.extend(segments);
+                let runs = ancestry.segments_of(&facts.base);
+                for (name, missing, them) in missing_segments(holdings, size, &runs) {
+                    let key = self.repository.layout.wal_file(holdings.generation, name);
+                    let message =
+                        format!("{missing}, and backup {} cannot be made consistent without {them}", backup.id);
+                    self.find(Verdict::Missing, &key, message);
+                }
+                needed.extend(runs);
             }
         }
         let of_backup = |wal: &&HeldWal| match wal.name() {
-            WalName::Segment(segment) => needed.contains(&segment),
+            WalName::Segment(segment) => needed.iter().any(|(first, last)| (*first..=*last).contains(&segment)),
             WalName::History(_) => true,
             _ => false,
         };
@@ -210,7 +216,7 @@ impl Verifier<'_> {
             for backup in &backups {
                 let modified = backup.manifest().and_then(|manifest| manifest.modified);
                 if self.is_due(modified) && !self.report.incomplete {
-                    self.backup(holdings, backup.id).await;
+                    self.backup(holdings, backup).await;
                 }
             }
         }
@@ -223,16 +229,6 @@ impl Verifier<'_> {
 
     fn is_sampled(&self, key: &ObjectKey) -> bool {
         self.verify.sample.as_ref().is_none_or(|sample| sample.takes(key))
-    }
-
-    /// Segments that the listing does not have, though a backup needs them.
-    fn missing(&mut self, holdings: &Holdings, id: BackupId, segments: &[SegmentName]) {
-        let there: BTreeSet<WalName> = holdings.wal.iter().map(HeldWal::name).collect();
-        for segment in segments.iter().filter(|segment| !there.contains(&WalName::Segment(**segment))) {
-            let key = self.repository.layout.wal_file(holdings.generation, WalName::Segment(*segment));
-            let message = format!("it is missing, and backup {id} cannot be made consistent without it");
-            self.find(Verdict::Missing, &key, message);
-        }
     }
 
     async fn wal(
@@ -287,7 +283,8 @@ impl Verifier<'_> {
         }
     }
 
-    async fn backup(&mut self, holdings: &Holdings, id: BackupId) {
+    async fn backup(&mut self, holdings: &Holdings, held: &HeldBackup) {
+        let id = held.id;
         let repository = self.repository;
         let generation = holdings.generation;
         let key = |piece| repository.layout.backup(generation, id, piece);
@@ -301,9 +298,13 @@ impl Verifier<'_> {
         };
         self.report.backups += 1;
         let (bounds, retry) = (self.bounds(), self.verify.retry);
-        let parts: Vec<_> = (manifest.parts.iter().zip(runs_by_part(&manifest)))
-            .filter(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))))
-            .collect();
+        let (parts, others): (Vec<_>, Vec<_>) = (manifest.parts.iter().zip(runs_by_part(&manifest)))
+            .partition(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))));
+        let (mut missing, wrong) = unread(held, others.into_iter().map(|(part, _)| part));
+        for (part, size) in wrong {
+            let message = format!("it is {size} bytes long, but was written with {}", part.stored);
+            self.find(Verdict::Damaged, &key(BackupKey::Part(part.part)), message);
+        }
         let reading = parts.into_iter().map(|(part, runs)| {
             let (manifest, bounds) = (&manifest, &bounds);
             async move {
@@ -311,12 +312,11 @@ impl Verifier<'_> {
                 (part, with_retries(read, retry).await)
             }
         });
-        let mut missing = Vec::new();
         let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
         while let Some((part, outcome)) = outcomes.next().await {
             let key = key(BackupKey::Part(part.part));
             match outcome {
-                Ok(None) => missing.push(key),
+                Ok(None) => drop(missing.insert(part.part)),
                 outcome => {
                     self.report.parts += usize::from(outcome.is_ok());
                     self.judge(&key, outcome);
@@ -330,8 +330,12 @@ impl Verifier<'_> {
         match repository.read_summary(generation, id).await {
             Ok(None) => self.report.gone += missing.len(),
             Ok(Some(_)) => {
-                for key in missing {
-                    self.find(Verdict::Missing, &key, "it is missing, and the manifest counts on it".to_owned());
+                for run in runs_of(&missing) {
+                    let last = BackupKey::Part(*run.end());
+                    let (missing, them) =
+                        they_are_missing(&(u64::from(*run.start())..=u64::from(*run.end())), key(last));
+                    let message = format!("{missing}, and the manifest counts on {them}");
+                    self.find(Verdict::Missing, &key(BackupKey::Part(*run.start())), message);
                 }
             }
             Err(error) => self.judge(&key(BackupKey::Manifest), Err(error)),
@@ -346,9 +350,13 @@ impl Verifier<'_> {
         match outcome {
             Ok(bytes) => self.report.bytes += bytes.unwrap_or_default(),
             Err(RepoError::Damaged { reason, .. }) => self.find(Verdict::Damaged, key, reason),
+            Err(RepoError::Store(error)) if error.is_bad_medium() => {
+                self.find(Verdict::Damaged, key, format!("the disk cannot read it: {error}"));
+            }
             Err(error) => {
-                // A store that does not answer now will not answer for the rest.
-                self.report.incomplete = true;
+                // A store that does not answer now will not answer for the rest; one that refuses an object may give others.
+                self.unknown += 1;
+                self.report.incomplete |= !is_of_one_object(&error) || self.unknown >= BELIEVED;
                 self.find(Verdict::Unknown, key, error.to_string());
             }
         }
@@ -361,31 +369,5 @@ impl Verifier<'_> {
 
     fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
         self.report.findings.push(Finding { verdict, key: key.to_string(), message });
-    }
-}
-
-async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
-    mut read: impl FnMut() -> F,
-    retry: Duration,
-) -> Result<T, RepoError> {
-    let pauses =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
-    let mut pauses = pauses.with_jitter().without_max_times().build();
-    let begin = Instant::now();
-    let mut damaged = 0;
-    loop {
-        let error = match read().await {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        damaged += u32::from(matches!(error, RepoError::Damaged { .. }));
-        let again = match &error {
-            RepoError::Damaged { .. } => damaged < TRIES_AT_DAMAGE,
-            error => error.is_temporary() && begin.elapsed() < retry,
-        };
-        if !again {
-            return Err(error);
-        }
-        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
     }
 }

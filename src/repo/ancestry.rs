@@ -93,15 +93,23 @@ impl Ancestry {
         on_the_way.then(|| way.iter().filter_map(stretch).collect())
     }
 
-    /// The segments without which a backup cannot be made consistent, each from its one provider.
-    pub fn segments_of(&self, base: &Base) -> Vec<SegmentName> {
-        let way = self.way(base.timeline).unwrap_or_default();
-        let provider = |number| {
-            let begun = way.iter().rev().find(|leg| leg.first <= number);
-            begun.map_or(base.timeline, |leg| leg.timeline)
-        };
-        let (first, last) = (self.size.containing(base.start), self.size.ending_at(base.stop));
-        (first.0..=last.0).map(SegmentNumber).map(|number| self.size.name(provider(number), number)).collect()
+    /// The segments without which a backup cannot be made consistent, each from its one provider: runs from the first to the
+    /// last, both included. There are as many as legs at most, whatever a manifest claims.
+    pub fn segments_of(&self, base: &Base) -> Vec<(SegmentName, SegmentName)> {
+        let (begin, mut end) = (self.size.containing(base.start).0, self.size.ending_at(base.stop).0.saturating_add(1));
+        let alone = [Leg { timeline: base.timeline, first: SegmentNumber(0), left: None }];
+        let way = self.way(base.timeline).unwrap_or(&alone);
+        let mut runs = Vec::new();
+        for leg in way.iter().rev() {
+            let first = leg.first.0.max(begin);
+            if first < end {
+                let name = |number| self.size.name(leg.timeline, SegmentNumber(number));
+                runs.push((name(first), name(end - 1)));
+                end = first;
+            }
+        }
+        runs.reverse();
+        runs
     }
 
     /// The WAL without which a backup cannot be made consistent.
@@ -186,7 +194,14 @@ mod tests {
     fn a_backup_over_a_switch_needs_both_timelines() {
         let standby = base(2, mib(4, 0), mib(6, 1));
         assert_eq!(ancestry().own_stretches(&standby), [stretch(1, 4, Some(5)), stretch(2, 5, Some(6))]);
-        let names: Vec<String> = ancestry().segments_of(&standby).iter().map(SegmentName::to_string).collect();
-        assert_eq!(names, ["000000010000000000000004", "000000020000000000000005", "000000020000000000000006"]);
+        let runs = |base: &Base| -> Vec<String> {
+            ancestry().segments_of(base).iter().map(|(first, last)| format!("{first} {last}")).collect()
+        };
+        let expected =
+            ["000000010000000000000004 000000010000000000000004", "000000020000000000000005 000000020000000000000006"];
+        assert_eq!(runs(&standby), expected);
+        // Nobody knows where timeline 4 is from, and this manifest lies.
+        let endless = runs(&base(4, mib(1, 0), Lsn(0x7FFF_FFFF << 32)));
+        assert_eq!(endless, ["000000040000000000000001 000000047FFFFFFE00000FFF"]);
     }
 }

@@ -205,6 +205,7 @@ impl Repository {
                     }
                 }
                 Ok(None) | Err(RepoError::Damaged { .. }) => {}
+                Err(RepoError::Store(error)) if error.is_bad_medium() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -262,6 +263,7 @@ impl Repository {
         match self.read_summary(generation, id).await {
             Ok(summary) => Ok(summary.as_ref().and_then(facts)),
             Err(RepoError::Damaged { .. }) => Ok(None),
+            Err(RepoError::Store(error)) if error.is_bad_medium() => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -159,9 +159,9 @@ pub async fn expire(repository: &Repository, expire: &Expire) -> Result<ExpireRe
 }
 
 /// Calls a test's function before each request, which may do something, or fail it.
-struct Watched<F> {
-    inner: Arc<MemoryStore>,
-    before: F,
+pub struct Watched<F> {
+    pub inner: Arc<MemoryStore>,
+    pub before: F,
 }
 
 impl<F> std::fmt::Debug for Watched<F> {
@@ -233,7 +233,13 @@ impl<F: Fn(&str, &str) -> Result<(), StoreErrorKind> + Send + Sync> ObjectStore 
 
 impl<F: Fn(&str, &str) -> Result<(), StoreErrorKind>> Watched<F> {
     fn ask(&self, what: &str, name: &str) -> Result<(), StoreError> {
-        (self.before)(what, name).map_err(|kind| StoreError::new(kind, format!("{what} `{name}`: refused by the test")))
+        (self.before)(what, name).map_err(|kind| {
+            let error = StoreError::new(kind, format!("{what} `{name}`: refused by the test"));
+            match kind {
+                StoreErrorKind::LocalIo => error.with_source(std::io::Error::from_raw_os_error(5)),
+                _ => error,
+            }
+        })
     }
 }
 

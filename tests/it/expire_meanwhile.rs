@@ -242,7 +242,8 @@ fn a_backup_that_is_marked_in_time_is_whole() {
     run(async {
         let (kept, refused) = (Mutex::new(0), Mutex::new(0));
         let expiring = |repository| async move { expire(&repository, &wanted(keep_full(4))).await };
-        let keeping = |repository| async move { keep_on(&repository, id(DOOMED), &Mark::default(), &circumstances()).await };
+        let keeping =
+            |repository| async move { keep_on(&repository, id(DOOMED), &Mark::default(), &circumstances()).await };
         in_all_orders(expiring, keeping, async |stage, order, report, outcome| {
             expired(report, &order);
             match outcome {
@@ -301,7 +302,7 @@ fn delete_leaves_what_is_named_in_time() {
             |repository| async move { delete_on(&repository, id(DOOMED), false, &circumstances(), |_| true).await };
         let naming = |repository| async move {
             let restored = restore(&repository).await.is_ok();
-            (restored, keep_on(&repository, id(DOOMED), "", &circumstances()).await.is_ok())
+            (restored, keep_on(&repository, id(DOOMED), &Mark::default(), &circumstances()).await.is_ok())
         };
         in_all_orders(deleting, naming, async |stage, order, deleted, (restored, kept)| {
             if let Err(failure) = &deleted {
