@@ -11,7 +11,8 @@ TEST_ENV := $(if $(ROOMY),TMPDIR=$(ROOMY))
 help:
 	@echo 'make demo         archive, lose a table, restore to just before: in a throw-away PostgreSQL'
 	@echo 'make test         lints and all tests, on the PostgreSQL of this system'
-	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18'
+	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18; 14 has no programs of its own there: its files are'
+	@echo '                  judged by the pg_verifybackup and pg_checksums of 15 or 16'
 	@echo 'make bench        time, memory and requests, each beside its floor'
 
 prepare:
@@ -35,7 +36,7 @@ test: prepare
 
 test-matrix: prepare
 	@tests/setup/install-postgres-matrix.sh
-	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init last_question_of_a_promotion backups:: backup_kinds backup_targets remote_backups --skip reaching_postgres
+	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init last_question_of_a_promotion backups:: backup_kinds backup_targets backup_links gaps_behind_targets remote_backups --skip reaching_postgres
 
 bench: prepare
 	cargo build --release

@@ -17,3 +17,4 @@ pub mod repo;
 pub mod server;
 pub mod storage;
 pub mod stream;
+mod text_form;

@@ -13,7 +13,6 @@ use crate::command::progress::Progress;
 use crate::command::restore::{self, Restore, RestoreReport};
 use crate::command::restore_files::Fetching;
 use crate::command::{Failure, FailureKind};
-use crate::postgres::SegmentNumber;
 use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, RestoreMode, TargetAction, TargetTimeline};
 use crate::repo::restore_plan::RestorePlan;
 use crate::repo::restore_target::{Request, Target};
@@ -94,7 +93,10 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     };
     let plan = block_on(restore::plan(&repository, &request))?;
     let command = match &args.restore_command {
-        None => format!("{command}{}", end_of_replay(&request, &plan, args.standby)),
+        None => match plan.accept_end_at(&request.target).filter(|_| !args.standby) {
+            Some(segment) => format!("{command} --accept-end-at {segment}"),
+            None => command,
+        },
         Some(_) => command,
     };
     let for_people = |text: String| if args.json { Ok(()) } else { output::print(&text).map_err(cannot_print) };
@@ -142,17 +144,6 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     }
     .map_err(cannot_print)?;
     Ok(exit::SUCCESS)
-}
-
-/// From 15 on PostgreSQL reads ahead: it asks for the segment behind the backup's last one before it sees that it may stop. `expire`
-/// may have deleted that one, and later ones may be there.
-fn end_of_replay(request: &Request, plan: &RestorePlan, standby: bool) -> String {
-    let size = plan.backup.segment_size().filter(|_| request.target == Target::Immediate && !standby);
-    let next = size.map(|size| {
-        let last = size.ending_at(plan.backup.stop_lsn);
-        size.name(plan.timeline, SegmentNumber(last.0 + 1))
-    });
-    next.map(|next| format!(" --accept-end-at {next}")).unwrap_or_default()
 }
 
 fn usage(message: String) -> Failure {
@@ -239,11 +230,14 @@ fn mapping(text: &str) -> Result<(std::path::PathBuf, std::path::PathBuf), Failu
 
 fn plan_text(plan: &RestorePlan, request: &Request) -> String {
     let backup = &plan.backup;
+    let label = match backup.label == backup.id.own_label() {
+        true => String::new(),
+        false => format!(" ({})", output::one_line(&backup.label)),
+    };
     let mut text = format!(
-        "plan: to {}\n  backup   {} ({}), consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
+        "plan: to {}\n  backup   {}{label}, consistent at {}, {}\n  size     {} in {} files, {} to fetch\n  timeline {}\n",
         request.target,
         backup.id,
-        backup.label,
         backup.stop_lsn,
         backup.stopped.round(jiff::Unit::Second).unwrap_or(backup.stopped),
         output::size(backup.plain_bytes),
@@ -258,10 +252,13 @@ fn plan_text(plan: &RestorePlan, request: &Request) -> String {
         text.push_str(&format!("  WAL      {first} to {last}: {count} {segments}, {size}\n"));
     }
     text.push_str(&format!("  proof    {}\n", plan.proof));
+    if let Some(gap) = plan.gap {
+        text.push_str(&format!("  gap      behind the target `{gap}` is missing: recovery cannot go on from there\n"));
+    }
     if backup.bad_pages > 0 {
-        let pages = backup.bad_pages;
+        let pages = if backup.bad_pages == 1 { "1 page".to_owned() } else { format!("{} pages", backup.bad_pages) };
         text.push_str(&format!(
-            "  warning  the backup has {pages} pages with a wrong checksum: `pgark show {}`\n",
+            "  warning  the backup has {pages} with a wrong checksum: `pgark show {}`\n",
             backup.id
         ));
     }
@@ -284,7 +281,7 @@ fn plan_json(plan: &RestorePlan, request: &Request) -> serde_json::Value {
         .collect();
     serde_json::json!({
         "schema": 1, "target": request.target.to_string(), "backup": plan.backup, "timeline": plan.timeline,
-        "wal": wal, "proof": plan.proof.to_string(), "warnings": plan.warnings,
+        "wal": wal, "proof": plan.proof.to_string(), "gap": plan.gap.map(|gap| gap.to_string()), "warnings": plan.warnings,
     })
 }
 

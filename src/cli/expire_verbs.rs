@@ -144,7 +144,7 @@ pub fn delete(args: &DeleteArgs, sources: &Sources) -> Result<u8, Failure> {
     let repository = settings::repository(sources)?;
     let interactive = !args.yes && io::stdin().is_terminal();
     let changed = block_on_many(keep::delete(&repository, args.id, args.dry_run, &circumstances(), |backup| {
-        let size = output::size(backup.bytes());
+        let size = output::size(backup.stored_bytes());
         !interactive
             || said_yes(&format!("delete backup {}, {size} in {} objects? [y/N] ", args.id, backup.pieces.len()))
     }))?;

@@ -8,6 +8,7 @@ use crate::command::list::{Kind, ListReport, ListedBackup, ListedState};
 use crate::command::show::{Details, MissingWal, ShowReport};
 use crate::command::status::{IntervalStatus, ServerStatus, StatusReport, TimelineStatus};
 use crate::command::status_expiry::ExpiryStatus;
+use crate::repo::BackupId;
 use crate::repo::manifest::Method;
 
 /// A label may be long.
@@ -97,7 +98,7 @@ fn row(backup: &ListedBackup) -> Vec<String> {
         segments(facts.wal_segments),
         kept,
         facts.bad_pages.to_string(),
-        short(&facts.label, LABEL),
+        label(backup.id, &facts.label).map_or_else(String::new, |label| short(label, LABEL)),
     ]
 }
 
@@ -105,6 +106,11 @@ fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Full => "full",
     }
+}
+
+/// What somebody called it.
+fn label(id: BackupId, label: &str) -> Option<&str> {
+    Some(label).filter(|label| *label != id.own_label())
 }
 
 fn method(method: Method) -> &'static str {
@@ -143,7 +149,7 @@ pub fn show(report: &ShowReport) -> String {
         line("state", state);
         return text;
     };
-    line("label", one_line(&facts.label));
+    line("label", label(backup.id, &facts.label).map_or("none".to_owned(), one_line));
     line(
         "taken",
         format!("{} to {}, {}", second(facts.started), second(facts.stopped), duration(facts.seconds as i64)),

@@ -200,22 +200,17 @@ pub(super) fn circumstances() -> Circumstances {
 /// Runs asynchronous work on this thread. Whatever threads still do when it is over is abandoned: a hanging disk must not
 /// keep us past our deadline.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime: Runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(work);
-    runtime.shutdown_background();
-    outcome
+    block_on_built(&mut Builder::new_current_thread(), work)
 }
 
 /// The same for long work on several threads.
 pub(super) fn block_on_many<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime: Runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
+    block_on_built(Builder::new_multi_thread().worker_threads(2), work)
+}
+
+fn block_on_built<T>(builder: &mut Builder, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime: Runtime =
+        (builder.enable_all().build()).map_err(|e| Failure::new(FailureKind::LocalIo, format!("cannot start: {e}")))?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome

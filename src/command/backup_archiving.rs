@@ -1,24 +1,20 @@
-//! Without WAL a backup is worthless: that archiving works is shown before, that all of it has arrived after.
+//! Without WAL a backup is worthless: that archiving works is shown before; [`super::backup_wal`] waits for all of it after.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::basebackup::Basebackup;
 use super::failure::{Failure, FailureKind};
-use crate::postgres::{ClusterIdent, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
-use crate::repo::manifest::BackupSummary;
-use crate::repo::{Generation, Repository};
+use crate::postgres::{ClusterIdent, Lsn, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::repo::{Generation, RepoError, Repository};
 use crate::server::BackupSession;
 use crate::server::backup_session::ServerAtBackup;
 
-/// How often is looked whether a segment has arrived.
-const LOOK: Duration = Duration::from_millis(100);
 const HINT: &str = "`pgark check` finds out why; the server's log has the archiver's messages";
 
 /// A backup without the WAL that was written meanwhile is worthless: that archiving works is shown before, on a segment that is
-/// new. A standby cannot end a segment: there the end of the backup shows it.
+/// new. A standby cannot end a segment: see [`prove_by_segments_of_standby`].
 pub(super) async fn prove_archiving(
     archive_wait: Duration,
     session: &BackupSession,
@@ -44,13 +40,18 @@ pub(super) async fn prove_archiving(
             let message = format!("the server has archived `{segment}`, but not into {}", repository.describe());
             return Err(Failure::new(FailureKind::Server, message).with_hint(HINT));
         }
-        sleep(LOOK).await;
+        sleep(pause(begin.elapsed())).await;
     }
     Err(too_late(segment, archive_wait))
 }
 
+/// How long to wait for a segment before the next look: a tenth of a second at first, later seconds, for a look may cost money.
+pub(super) fn pause(waited: Duration) -> Duration {
+    (waited / 4).clamp(Duration::from_millis(100), Duration::from_secs(5))
+}
+
 /// Whether an archiver whose last file was `last` has archived `segment`: names of one timeline are in order.
-fn is_archived(last: &str, segment: WalName) -> bool {
+pub(super) fn is_archived(last: &str, segment: WalName) -> bool {
     let segment = segment.to_string();
     last.get(..24).is_some_and(|last| last[..8] == segment[..8] && *last >= *segment)
 }
@@ -70,10 +71,48 @@ pub(super) async fn prove_by_segment_before(
         match repository.archive(generation).first_missing(before, before, size).await {
             Ok(None) => return Ok(()),
             Err(error) if !error.is_temporary() => return Err(error.into()),
-            _ => sleep(LOOK).await,
+            _ => sleep(pause(begin.elapsed())).await,
         }
     }
     Err(too_late(before, archive_wait))
+}
+
+/// So many timelines before a standby's are looked at: in the first segment of one, the segment before is its parent's.
+const PARENTS: u32 = 16;
+
+/// The same for a standby, whose backup starts at its last restartpoint: its primary has archived the segment of the start, or has
+/// not filled it yet and archived the one before.
+pub(super) async fn prove_by_segments_of_standby(
+    archive_wait: Duration,
+    repository: &Repository,
+    generation: Generation,
+    (start, timeline, size): (Lsn, TimelineId, SegmentSize),
+) -> Result<(), Failure> {
+    let first = size.containing(start);
+    let before = SegmentNumber(first.0.saturating_sub(1));
+    let parents = (1..timeline.get()).rev().take(PARENTS as usize).filter_map(TimelineId::new);
+    let mut names = vec![size.name(timeline, before), size.name(timeline, first)];
+    names.extend(parents.map(|parent| size.name(parent, before)));
+    let archive = repository.archive(generation);
+    let any = async || {
+        for name in &names {
+            if archive.first_missing(*name, *name, size).await?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok::<_, RepoError>(false)
+    };
+    let begin = Instant::now();
+    while begin.elapsed() < archive_wait {
+        match any().await {
+            Ok(true) => return Ok(()),
+            Err(error) if !error.is_temporary() => return Err(error.into()),
+            _ => sleep(pause(begin.elapsed())).await,
+        }
+    }
+    Err(too_late(names[0], archive_wait).with_hint(
+        "the standby's primary must archive into this repository; if it has only begun to, try again after its next checkpoint",
+    ))
 }
 
 /// A server whose backups are worthless.
@@ -89,55 +128,18 @@ fn too_late(segment: impl Display, waited: Duration) -> Failure {
     Failure::new(FailureKind::Server, message).with_hint(HINT)
 }
 
-/// Without all WAL from start to stop the copy can never be made consistent.
-pub(super) async fn wait_for_wal(
-    settings: &Basebackup,
-    repository: &Repository,
-    backup: &BackupSummary,
-    session: Option<&BackupSession>,
-) -> Result<(), Failure> {
-    let (Some((first, last)), Some(size)) = (backup.wal_needed(), backup.segment_size()) else {
-        return Err(Failure::new(FailureKind::Internal, "the backup has no segment size"));
-    };
-    let archive = repository.archive(backup.generation);
-    let begin = Instant::now();
-    loop {
-        let missing = match archive.first_missing(first, last, size).await {
-            Ok(None) => match was_archived_here(session, backup, last).await? {
-                true => return Ok(()),
-                false => format!("this server has not archived `{last}`, though one of this name is in the repository"),
-            },
-            Ok(Some(segment)) => format!("segment `{segment}` is not in the repository"),
-            Err(error) if error.is_temporary() => error.to_string(),
-            Err(error) => return Err(error.into()),
-        };
-        if begin.elapsed() >= settings.wal_wait {
-            let waited = humantime::format_duration(settings.wal_wait);
-            let message = format!("after {waited}, {missing}: the copy is not complete without `{first}` to `{last}`");
-            let hint = match backup.from_standby {
-                true => {
-                    "a standby waits for its primary to fill the segment: `select pg_switch_wal()` there; `--wal-wait` gives more time"
-                }
-                false => "`pgark check` finds out why; `--wal-wait` gives more time",
-            };
-            return Err(Failure::new(FailureKind::Server, message).with_hint(hint));
-        }
-        sleep(LOOK).await;
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A segment of this name may be another server's: a clone's, or an old primary's. A standby's WAL is archived by its primary, and
-/// who has no session cannot ask.
-async fn was_archived_here(
-    session: Option<&BackupSession>,
-    backup: &BackupSummary,
-    last: SegmentName,
-) -> Result<bool, Failure> {
-    match session {
-        Some(session) if !backup.from_standby => {
-            let archived = session.last_archived().await?;
-            Ok(archived.is_some_and(|archived| is_archived(&archived, WalName::Segment(last))))
+    #[test]
+    fn ten_minutes_of_waiting_are_few_looks() {
+        let (mut waited, mut looks) = (Duration::ZERO, 0);
+        while waited < Duration::from_secs(600) {
+            waited += pause(waited);
+            looks += 1;
         }
-        _ => Ok(true),
+        assert!((100..200).contains(&looks), "{looks}");
+        assert_eq!(pause(Duration::ZERO), Duration::from_millis(100));
     }
 }

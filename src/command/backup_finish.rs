@@ -11,7 +11,7 @@ use super::server_manifest::check_against;
 use crate::disk::snapshot::FoundFile;
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_manifest::{FileChecksum, ManifestFile, ManifestWriter, WalRange};
-use crate::postgres::{BackupPath, TimelineId};
+use crate::postgres::{BackupPath, Lsn, TimelineId};
 use crate::repo::Repository;
 use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, Manifest};
 use crate::stream::{PackedExtent, PartWriter, Sha256, tar_header};
@@ -39,7 +39,8 @@ pub(super) async fn close(
     manifest.directories =
         directories.into_iter().map(|found| DirectoryEntry { directory: found.path, mode: found.mode }).collect();
     manifest.parts = parts.iter().map(|part| part.entry).collect();
-    let mut summed = sum_up(&files, parts.into_iter().flat_map(|part| part.pieces), &mut manifest.bad_pages);
+    let pieces = parts.into_iter().flat_map(|part| part.pieces);
+    let mut summed = sum_up(&files, pieces, ended.stopped.lsn, &mut manifest.bad_pages);
 
     let modified = ended.stopped.at.as_second();
     let number = manifest.parts.len() as u32 + 1;
@@ -79,13 +80,14 @@ pub(super) async fn close(
 fn sum_up(
     files: &[FoundFile],
     pieces: impl Iterator<Item = super::backup_parts::PackedPiece>,
+    stop: Lsn,
     bad_pages: &mut Vec<BadPage>,
 ) -> BTreeMap<BackupPath, Summed> {
     let mut summed: BTreeMap<BackupPath, Summed> = BTreeMap::new();
     for piece in pieces {
         let found = &files[piece.file];
-        let bad = piece.bad.iter().map(|block| BadPage { bad_page: found.path.clone(), block: *block });
-        bad_pages.extend(bad);
+        let bad = piece.wrong.behind(stop).into_iter();
+        bad_pages.extend(bad.map(|block| BadPage { bad_page: found.path.clone(), block }));
         let file = summed.entry(found.path.clone()).or_insert_with(|| Summed {
             entry: FileEntry {
                 file: found.path.clone(),

@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::progress::Progress;
 use crate::disk::snapshot::FoundFile;
 use crate::disk::{LiveFile, PageCheck};
-use crate::postgres::Lsn;
+use crate::postgres::{Lsn, WrongPages};
 use crate::stream::{PackedExtent, PartWriter, Sha256, tar_header};
 
 /// What is the same for all parts of a backup.
@@ -71,7 +71,7 @@ pub struct PackedPiece {
     /// The CRC-32C of its bytes.
     pub crc32c: u32,
     /// Blocks with a wrong checksum.
-    pub bad: Vec<u32>,
+    pub wrong: WrongPages,
 }
 
 /// By how much a file that is no relation may have grown since it was looked at.
@@ -130,13 +130,13 @@ impl Packing {
         writer.begin(&header)?;
         let mut crc = 0;
         let check = self.page_check(found);
-        let read = file.read_run(piece.from, to, check.as_ref(), |bytes| {
+        let wrong = file.read_run(piece.from, to, check.as_ref(), |bytes| {
             self.pace.wait(bytes.len());
             crc = crc32c::crc32c_append(crc, bytes);
             writer.content(bytes)
         })?;
         let extent = writer.end(if to == size { tar_header::padding(size) } else { 0 })?;
-        Ok(Some(PackedPiece { part, file: piece.file, extent, crc32c: crc, bad: read.bad }))
+        Ok(Some(PackedPiece { part, file: piece.file, extent, crc32c: crc, wrong }))
     }
 
     fn page_check(&self, found: &FoundFile) -> Option<PageCheck> {

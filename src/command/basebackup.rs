@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::backup_archiving::wait_for_wal;
 use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
+use super::backup_wal::wait_for_wal;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::holding::Holding;
 use super::keep::holds;
 use super::progress::{Phase, Progress};
+use super::same_server::check_ended;
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
@@ -25,7 +27,7 @@ use crate::postgres::control_file::ControlFile;
 use crate::postgres::{ClusterIdent, Malformed, SegmentSize};
 use crate::repo::manifest::{BackupSummary, FORMAT, Method, Tablespace};
 use crate::repo::manifest_entries::Manifest;
-use crate::repo::{BackupId, Generation, Repository};
+use crate::repo::{BackupId, Generation, Lease, Repository};
 use crate::server::backup_session::{Started, Stopped};
 use crate::server::{BackupSession, Conninfo};
 
@@ -89,6 +91,7 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
+    check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
     let (marking, ours) = (settings.clone(), circumstances.clone());
     let taking = apart(move || async move {
         match &settings.source {
@@ -115,6 +118,18 @@ async fn mark(settings: &Basebackup, backup: &BackupSummary, circumstances: &Cir
     holds(&repository, backup.generation, backup.id).await
 }
 
+/// The label is one line of `backup_label`: PostgreSQL writes it there as it is, and nobody could read the file then.
+fn check_words(label: &str) -> Result<(), Failure> {
+    match label.chars().any(char::is_control) {
+        true => Err(Failure::new(FailureKind::Usage, "the label has a line break or another control character")),
+        false => Ok(()),
+    }
+}
+
+/// For a cluster with links where its data belong.
+pub(super) const NO_LINKS: &str =
+    "stop the server and move the data there back; to have them on another disk, mount it there or make a tablespace";
+
 /// What is known before the first byte is copied.
 pub(super) struct Begun {
     pub(super) id: BackupId,
@@ -122,6 +137,15 @@ pub(super) struct Begun {
     pub(super) generation: Generation,
     pub(super) ident: ClusterIdent,
     pub(super) started: Started,
+}
+
+impl Begun {
+    /// Tells `expire` that this backup is at work, however long ago its parts were written.
+    pub(super) async fn hold<'a>(&self, repository: &'a Repository, circumstances: &Circumstances) -> Holding<'a> {
+        let writer = circumstances.writer.to_string();
+        let lease = Lease::new(self.generation, self.id, self.started.lsn, None, writer);
+        Holding::take(repository, lease, circumstances, "the backup is done").await
+    }
 }
 
 /// What is known when the last byte is copied.
@@ -139,7 +163,7 @@ pub(super) struct Ended<'a> {
 /// A name for the new backup, and the words that `backup_label` gets.
 pub(super) fn name_and_label(settings: &Basebackup, circumstances: &Circumstances) -> (BackupId, String) {
     let id = BackupId::new(circumstances.now, RandomState::new().build_hasher().finish() as u32);
-    (id, if settings.label.is_empty() { format!("pgark {id}") } else { settings.label.clone() })
+    (id, if settings.label.is_empty() { id.own_label() } else { settings.label.clone() })
 }
 
 /// Stores the last part, waits for the WAL, and writes the manifest: now the backup exists.
@@ -154,8 +178,9 @@ pub(super) async fn conclude(
 ) -> Result<BackupReport, Failure> {
     let unreadable = |e: Malformed| Failure::new(FailureKind::LocalIo, format!("{CONTROL_FILE}: {e}"));
     let details = ControlDetails::parse(&ended.control).map_err(unreadable)?;
-    let segment_size = ControlFile::parse(&ended.control).map_err(unreadable)?.segment_size;
+    let ControlFile { segment_size, timeline, .. } = ControlFile::parse(&ended.control).map_err(unreadable)?;
     let label_file = check_label(&ended.stopped, &begun, segment_size)?;
+    check_ended(&label_file, ended.stopped.lsn, timeline, &details)?;
     let mut manifest = Manifest {
         summary: BackupSummary {
             format: FORMAT.to_owned(),
@@ -194,6 +219,13 @@ pub(super) async fn conclude(
 
     progress.enter(Phase::WaitingForWal);
     wait_for_wal(settings, repository, &manifest.summary, ended.session).await?;
+    let still_there = || repository.check_parts(begun.generation, begun.id, &manifest.parts);
+    patiently(settings.retry, "the list of the parts", still_there).await.map_err(|failure| match failure.kind {
+        FailureKind::Damaged => {
+            failure.with_hint("something else deletes in the repository: find out what, then run it again")
+        }
+        _ => failure,
+    })?;
     patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();

@@ -117,7 +117,7 @@ impl Planned {
         let time = match expire.dry_run {
             true => {
                 for identity in identities.all() {
-                    all.push(repository.holdings(identity.generation).await?);
+                    all.push(repository.holdings(identity).await?);
                 }
                 store_clock::without_writing(newest(&all), circumstances.now)
             }
@@ -134,14 +134,14 @@ impl Planned {
                 let look = async {
                     let mut newest = None;
                     for identity in identities.all() {
-                        newest = newest.max(repository.holdings(identity.generation).await?.newest());
+                        newest = newest.max(repository.holdings(identity).await?.newest());
                     }
                     Ok(newest)
                 };
                 let key = record_key(repository, circumstances, "begun")?;
                 let time = store_clock::by_writing(repository, &key, body, look, circumstances.now).await?;
                 for identity in identities.all() {
-                    all.push(repository.holdings(identity.generation).await?);
+                    all.push(repository.holdings(identity).await?);
                 }
                 time
             }
@@ -216,11 +216,11 @@ async fn carry_out(
     deleter: &mut Deleter<'_>,
 ) -> Result<(), Failure> {
     let is_wal = |deletion: &&Deletion| matches!(deletion.what, Doomed::Wal(_));
+    let mut present = holdings.clone();
     let still = |present: &Holdings| plan.still(&ExpirePlan::make(present, policy, now));
     if plan.delete.iter().any(|deletion| !is_wal(&deletion)) {
-        let mut present = repository.look_again(holdings).await?;
-        let delete = still(&present);
-        for deletion in delete.iter().filter(|deletion| !is_wal(deletion)) {
+        repository.look_again(&mut present).await?;
+        for deletion in still(&present).iter().filter(|deletion| !is_wal(deletion)) {
             let stands = |present: &Holdings| still(present).contains(deletion);
             deleter.backup(&mut present, deletion, (now, circumstances), stands).await;
         }
@@ -230,11 +230,11 @@ async fn carry_out(
         if deleter.has_given_up() {
             return Ok(());
         }
-        let still: BTreeSet<Doomed> =
-            still(&repository.look_again(holdings).await?).into_iter().map(|deletion| deletion.what).collect();
+        repository.look_again(&mut present).await?;
+        let still: BTreeSet<Doomed> = still(&present).into_iter().map(|deletion| deletion.what).collect();
         let left = chunk.iter().filter(|deletion| still.contains(&deletion.what));
         let keys = left.flat_map(|deletion| {
-            let keys = deletion.keys(&repository.layout, holdings.generation);
+            let keys = deletion.keys(&repository.layout, plan.generation);
             keys.into_iter().map(|key| (key, deletion.bytes))
         });
         deleter.sized(keys.collect()).await;

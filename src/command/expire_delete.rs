@@ -75,7 +75,7 @@ impl<'a> Deleter<'a> {
         if self.has_given_up() {
             return;
         }
-        let first = deletion.keys(&self.repository.layout, holdings.generation).into_iter().next();
+        let first = deletion.keys(&self.repository.layout, holdings.generation()).into_iter().next();
         let first = first.map(|key| key.to_string()).unwrap_or_default();
         let note = match self.repository.announce(*id, circumstances.now, &circumstances.writer).await {
             Ok(note) => note,
@@ -109,20 +109,20 @@ impl<'a> Deleter<'a> {
         }
         let failures = self.failed.len();
         let layout = &self.repository.layout;
-        let first = deletion.keys(layout, holdings.generation).into_iter().take(1).map(|key| (key, 0)).collect();
+        let first = deletion.keys(layout, holdings.generation()).into_iter().take(1).map(|key| (key, 0)).collect();
         self.sized(first).await;
         if self.failed.len() > failures || self.has_given_up() {
             return Ok(());
         }
         self.repository.look_at(holdings, id).await?;
-        let left = holdings.backups.iter().find(|backup| backup.id == id);
+        let left = holdings.inventory.backup(id).map(|backup| &backup.listing);
         // Whoever marked it meanwhile has read the note, or finds no manifest: nobody was told that such a mark holds.
-        if holdings.is_leased(id, now) || (!noted && left.is_some_and(|backup| backup.mark_at(now).is_some())) {
+        if holdings.is_leased(id, now) || (!noted && holdings.mark_at(id, now).is_some()) {
             self.spared.push(id);
             return Ok(());
         }
         let left = left.into_iter().flat_map(|backup| &backup.pieces);
-        let left = left.map(|piece| (self.repository.layout.backup(holdings.generation, id, piece.key), 0));
+        let left = left.map(|piece| (self.repository.layout.backup(holdings.generation(), id, piece.key), 0));
         self.sized(left.collect()).await;
         if self.failed.len() == failures {
             self.bytes += deletion.bytes;

@@ -6,11 +6,11 @@ use super::bounds::bounded;
 use super::expire_delete::Deleter;
 use super::failure::{Failure, FailureKind};
 use super::{Circumstances, RepositorySettings};
-use crate::repo::holdings::HeldBackup;
 use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
-use crate::repo::{BackupId, BackupKey, Generation, Holdings, Repository};
+use crate::repo::stored_backups::StoredBackup;
+use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, Repository};
 use crate::storage::{Head, Put};
 
 /// What became of a backup.
@@ -47,8 +47,8 @@ pub async fn keep_on(
     mark: &Mark,
     circumstances: &Circumstances,
 ) -> Result<Changed, Failure> {
-    let (generation, backup) = find(repository, id).await?;
-    if !backup.complete {
+    let (Identity { generation, .. }, backup) = find(repository, id).await?;
+    if backup.manifest().is_none() {
         return Err(refused(
             id,
             "has no manifest: it is not finished, or what is left of a dead one",
@@ -79,7 +79,7 @@ pub async fn keep_on(
 /// Whether a mark that was just written, or found, was in time: looked at in this order it is not deleted if it says so.
 pub(super) async fn holds(repository: &Repository, generation: Generation, id: BackupId) -> Result<(), Failure> {
     let note = repository.going(id).await?;
-    if repository.list_backups(generation).await?.iter().any(|backup| backup.id == id && backup.complete) {
+    if repository.list_backups(generation).await?.iter().any(|backup| backup.id == id && backup.manifest().is_some()) {
         let Some((note, written)) = note else { return Ok(()) };
         let mark = repository.layout.backup(generation, id, BackupKey::Keep);
         if let (Head::Found(mark), Some(written)) = (repository.store.head(&mark).await?, written)
@@ -103,8 +103,8 @@ pub(super) async fn holds(repository: &Repository, generation: Generation, id: B
 pub async fn unkeep(repository: &RepositorySettings, id: BackupId) -> Result<Changed, Failure> {
     let work = async {
         let repository = repository.open().await?;
-        let (generation, backup) = find(&repository, id).await?;
-        if !backup.kept {
+        let (Identity { generation, .. }, backup) = find(&repository, id).await?;
+        if !backup.has_mark() {
             return Ok(Changed::WasSo);
         }
         repository.unkeep(generation, id).await?;
@@ -119,7 +119,7 @@ pub async fn delete(
     id: BackupId,
     dry_run: bool,
     circumstances: &Circumstances,
-    agree: impl FnOnce(&HeldBackup) -> bool,
+    agree: impl FnOnce(&BackupListing) -> bool,
 ) -> Result<Changed, Failure> {
     let work = async { delete_on(&repository.open().await?, id, dry_run, circumstances, agree).await };
     bounded(work, None, None).await
@@ -131,10 +131,10 @@ pub async fn delete_on(
     id: BackupId,
     dry_run: bool,
     circumstances: &Circumstances,
-    agree: impl FnOnce(&HeldBackup) -> bool,
+    agree: impl FnOnce(&BackupListing) -> bool,
 ) -> Result<Changed, Failure> {
-    let (generation, _) = find(repository, id).await?;
-    let holdings = repository.holdings(generation).await?;
+    let (identity, _) = find(repository, id).await?;
+    let holdings = repository.holdings(&identity).await?;
     // The present is later than the newest object: nothing looks older than it is.
     let here = circumstances.now;
     let now = holdings.newest().map_or(here, |newest| newest.min(here));
@@ -143,11 +143,11 @@ pub async fn delete_on(
         return Ok(Changed::Would);
     }
     // An answer may take its time.
-    let mut present = repository.holdings(generation).await?;
+    let mut present = repository.holdings(&identity).await?;
     let backup = deletable(&present, id, now)?;
     let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
     pieces.sort_unstable();
-    let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.bytes(), reason: "by hand" };
+    let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.stored_bytes(), reason: "by hand" };
     let mut deleter = Deleter::new(repository, JOBS);
     let stands = |present: &Holdings| deletable(present, id, now).is_ok();
     deleter.backup(&mut present, &deletion, (now, circumstances), stands).await;
@@ -167,21 +167,21 @@ pub async fn delete_on(
 const JOBS: usize = 16;
 
 /// The generation that has this backup, or what is left of it.
-async fn find(repository: &Repository, id: BackupId) -> Result<(Generation, crate::repo::BackupListing), Failure> {
+async fn find(repository: &Repository, id: BackupId) -> Result<(Identity, BackupListing), Failure> {
     for identity in repository.read_identities().await?.all().iter().rev() {
         let backups = repository.list_backups(identity.generation).await?;
         if let Some(found) = backups.into_iter().find(|backup| backup.id == id) {
-            return Ok((identity.generation, found));
+            return Ok((identity.clone(), found));
         }
     }
     Err(refused(id, "is not in the repository", "see `pgark list`"))
 }
 
-fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<&HeldBackup, Failure> {
-    let Some(backup) = holdings.backups.iter().find(|backup| backup.id == id) else {
+fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<&BackupListing, Failure> {
+    let Some(StoredBackup { listing: backup, .. }) = holdings.inventory.backup(id) else {
         return Err(refused(id, "is not in the repository", "see `pgark list`"));
     };
-    if backup.mark_at(now).is_some() {
+    if holdings.mark_at(id, now).is_some() {
         return Err(refused(
             id,
             "is marked as one that must stay",
@@ -199,13 +199,14 @@ fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<
             &format!("if that is not so any more, delete `{}`", held.key),
         ));
     }
-    let whole = || holdings.backups.iter().filter(|backup| backup.manifest().is_some() && backup.facts.is_some());
-    let time = |backup: &HeldBackup| backup.manifest().and_then(|manifest| manifest.modified);
-    let newest = whole().max_by_key(|backup| (time(backup), backup.id));
+    let whole =
+        holdings.inventory.backups.iter().filter(|backup| backup.manifest().is_some()).map(|backup| &backup.listing);
+    let time = |backup: &BackupListing| backup.manifest().and_then(|manifest| manifest.modified);
+    let newest = whole.max_by_key(|backup| (time(backup), backup.id));
     if newest.is_some_and(|newest| newest.id == id) {
         return Err(refused(id, "is the newest whole backup of its generation", "take another one first"));
     }
-    let young = |backup: &HeldBackup| {
+    let young = |backup: &BackupListing| {
         let written = backup.pieces.iter().map(|piece| piece.modified);
         written.into_iter().any(|written| written.is_none_or(|written| written >= before(now, GRACE)))
     };

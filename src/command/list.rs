@@ -175,11 +175,11 @@ impl ListedBackup {
     pub fn new(backup: &StoredBackup, generation: Generation) -> Self {
         let (state, reason, facts) = match &backup.state {
             BackupState::Whole(summary) => (ListedState::Whole, None, Some(ListedFacts::new(summary))),
-            BackupState::Damaged(reason) => (ListedState::Damaged, Some(reason.clone()), None),
+            BackupState::Damaged(reason, _) => (ListedState::Damaged, Some(reason.clone()), None),
             BackupState::Unfinished => (ListedState::Unfinished, None, None),
         };
         let listing = &backup.listing;
-        let (id, stored_bytes, kept) = (listing.id, listing.stored_bytes, listing.kept);
+        let (id, stored_bytes, kept) = (listing.id, listing.stored_bytes(), listing.has_mark());
         let (kept_until, kept_reason) = (None, None);
         ListedBackup { id, generation, state, reason, stored_bytes, kept, kept_until, kept_reason, facts }
     }
@@ -202,9 +202,7 @@ impl ListedFacts {
             let name = |name: crate::postgres::SegmentName| name.to_string();
             (name(first), name(last))
         });
-        let segments = summary.segment_size().map_or(0, |size| {
-            size.ending_at(summary.stop_lsn).0.saturating_sub(size.containing(summary.start_lsn).0) + 1
-        });
+        let segments = summary.segment_size().map_or(0, |size| summary.own_wal(size).count());
         ListedFacts {
             label: summary.label.clone(),
             kind: Kind::Full,

@@ -8,21 +8,20 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Circumstances;
-use super::backup_archiving::prove_archiving;
+use super::backup_archiving::{prove_archiving, prove_by_segments_of_standby};
 use super::backup_copy::copy;
 use super::backup_parts::Pages;
-use super::basebackup::{BackupReport, Basebackup, Begun, Ended, blocking, conclude, name_and_label};
+use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, blocking, conclude, name_and_label};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
-use crate::disk::data_dir::ClusterFacts;
+use super::same_server::{check_before, check_started};
 use crate::disk::{DataDir, Snapshot};
-use crate::postgres::PgMajor;
 use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::control_details::ControlDetails;
+use crate::repo::Repository;
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::MOST_LINES;
 use crate::server::BackupSession;
-use crate::server::backup_session::ServerAtBackup;
 
 /// Takes the backup.
 pub(super) async fn take(
@@ -36,39 +35,70 @@ pub(super) async fn take(
     let session = BackupSession::connect(&settings.conninfo).await?;
     let server = session.server().await?;
     let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    check_same_server(&server, &data_dir, facts)?;
+    check_before(&server, &data_dir, facts, &read_details(&data_dir)?)?;
     let generation = prove_archiving(settings.archive_wait, &session, &server, &repository, facts.ident).await?;
 
     progress.enter(Phase::Checkpoint);
     let (id, label) = name_and_label(settings, circumstances);
     let started = session.start(&label, settings.fast).await?;
     let details = read_details(&data_dir)?;
+    check_started(&data_dir, started.lsn, &details)?;
+    if server.in_recovery {
+        let begins = (started.lsn, facts.control.timeline, facts.control.segment_size);
+        prove_by_segments_of_standby(settings.archive_wait, &repository, generation, begins).await?;
+    }
     let begun = Begun { id, label, generation, ident: facts.ident, started };
     tracing::info!("backup `{id}` started at {}", started.lsn);
+    let mut holding = begun.hold(&repository, circumstances).await;
+    let source = Source { data_dir: &data_dir, session: &session, details };
+    let report = holding.during(source.carry_out(settings, circumstances, &repository, begun, progress)).await?;
+    holding.release().await;
+    Ok(report)
+}
 
-    progress.enter(Phase::Copying);
-    let rules = BackupFiles::new(facts.ident.major, details.catalog_version);
-    let root = data_dir.path().to_owned();
-    let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
-    check_countable(&snapshot)?;
-    let tablespaces = tablespaces(&snapshot)?;
-    let passed_over = snapshot.passed_over.iter().map(|path| path.display().to_string()).collect();
-    let pages = details.page_checksums.then_some(Pages {
-        page_size: details.block_size as usize,
-        relseg_size: details.relation_segment_blocks,
-        start: started.lsn,
-    });
-    let copied = tokio::select! {
-        copied = copy(settings, &repository, &begun, (&data_dir, pages), snapshot, progress) => copied?,
-        lost = watch(&session) => return Err(lost),
-    };
+/// A server that is in backup mode.
+struct Source<'a> {
+    data_dir: &'a DataDir,
+    session: &'a BackupSession,
+    details: ControlDetails,
+}
 
-    // What the server says at the stop belongs to the backup, and pg_control, read before it, comes last.
-    let control = data_dir.control_file_bytes().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
-    let stopped = session.stop().await.map_err(|e| Failure::from(e).context("the backup could not be stopped"))?;
-    let ended = Ended { session: Some(&session), stopped, control, tablespaces, server_manifest: None };
-    let report = conclude(settings, circumstances, &repository, begun, copied, ended, progress).await?;
-    Ok(BackupReport { passed_over, ..report })
+impl Source<'_> {
+    /// Copies the files, ends the backup, and waits for its WAL.
+    async fn carry_out(
+        &self,
+        settings: &Basebackup,
+        circumstances: &Circumstances,
+        repository: &Repository,
+        begun: Begun,
+        progress: &Arc<Progress>,
+    ) -> Result<BackupReport, Failure> {
+        let Source { data_dir, session, details } = self;
+        progress.enter(Phase::Copying);
+        let rules = BackupFiles::new(begun.ident.major, details.catalog_version);
+        let root = data_dir.path().to_owned();
+        let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
+        check_whole(&snapshot, data_dir)?;
+        check_countable(&snapshot)?;
+        let tablespaces = tablespaces(&snapshot)?;
+        let passed_over = snapshot.passed_over.iter().map(|path| path.display().to_string()).collect();
+        let pages = details.page_checksums.then_some(Pages {
+            page_size: details.block_size as usize,
+            relseg_size: details.relation_segment_blocks,
+            start: begun.started.lsn,
+        });
+        let copied = tokio::select! {
+            copied = copy(settings, repository, &begun, (data_dir, pages), snapshot, progress) => copied?,
+            lost = watch(session) => return Err(lost),
+        };
+
+        // What the server says at the stop belongs to the backup, and pg_control, read before it, comes last.
+        let control = data_dir.control_file_bytes().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+        let stopped = session.stop().await.map_err(|e| Failure::from(e).context("the backup could not be stopped"))?;
+        let ended = Ended { session: Some(session), stopped, control, tablespaces, server_manifest: None };
+        let report = conclude(settings, circumstances, repository, begun, copied, ended, progress).await?;
+        Ok(BackupReport { passed_over, ..report })
+    }
 }
 
 fn find_data_dir(pgdata: &Path) -> Result<DataDir, Failure> {
@@ -86,24 +116,6 @@ fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
     ControlDetails::parse(&bytes).map_err(|e| local(format!("{CONTROL_FILE}: {e}")))
 }
 
-/// Seconds between the two moments at the start of a server that its file and its SQL tell.
-const START_UP: u64 = 10;
-
-/// A copy of files of one server with the label of another would be worthless.
-fn check_same_server(server: &ServerAtBackup, data_dir: &DataDir, facts: ClusterFacts) -> Result<(), Failure> {
-    let major = PgMajor::try_from(server.version / 10_000).ok();
-    let same = server.system_id == facts.ident.system_id
-        && major == Some(facts.ident.major)
-        && data_dir.postmaster_start().is_some_and(|start| start.abs_diff(server.postmaster_start) <= START_UP);
-    if same {
-        return Ok(());
-    }
-    let message =
-        format!("the server that answers does not run in `{}`: it has {}", data_dir.path().display(), server.system_id);
-    Err(Failure::new(FailureKind::Usage, message)
-        .with_hint("`--pgdata` and `--conninfo` must mean the same server, on this host"))
-}
-
 /// Ends when the session does: then the copy is worthless.
 async fn watch(session: &BackupSession) -> Failure {
     const PULSE: Duration = Duration::from_secs(1);
@@ -113,6 +125,21 @@ async fn watch(session: &BackupSession) -> Failure {
             return Failure::from(error).context("the session of the backup was lost");
         }
     }
+}
+
+/// PostgreSQL follows such a link, a backup does not: better no backup than one without data.
+fn check_whole(snapshot: &Snapshot, data_dir: &DataDir) -> Result<(), Failure> {
+    let Some(first) = snapshot.lacking.first() else { return Ok(()) };
+    let place = data_dir.path().join(first);
+    let more = match snapshot.lacking.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let message = format!(
+        "`{}` is a link, or no file and no directory{more}: what lies behind it would not be in the backup",
+        place.display()
+    );
+    Err(Failure::new(FailureKind::BadInput, message).with_hint(NO_LINKS))
 }
 
 /// No reader takes a longer manifest: better now than after all is copied.

@@ -9,6 +9,7 @@ pub mod backup_copy;
 pub mod backup_finish;
 pub mod backup_parts;
 pub mod backup_plan;
+mod backup_wal;
 pub mod basebackup;
 pub mod bounds;
 pub mod check;
@@ -21,6 +22,7 @@ pub mod expire_delete;
 mod expire_records;
 pub mod expire_report;
 pub mod failure;
+mod holding;
 pub mod init;
 pub mod keep;
 pub mod list;
@@ -33,15 +35,16 @@ mod remote_files;
 mod remote_parts;
 pub mod restore;
 pub mod restore_files;
+mod same_server;
 mod server_manifest;
 pub mod show;
 pub mod status;
 pub mod status_expiry;
 pub mod store_clock;
+mod tries;
 pub mod verify;
 mod verify_deep;
 mod verify_missing;
-mod verify_reading;
 pub mod wal_fetch;
 pub mod wal_push;
 
@@ -53,6 +56,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::repo::{ClusterName, Repository, Writer};
+use crate::storage::limit::LimitStore;
 use crate::storage::s3_client::S3Settings;
 use crate::storage::{ObjectStore, StoreError, local, s3};
 
@@ -74,6 +78,9 @@ pub enum StoreSettings {
     Local(PathBuf),
 }
 
+/// Requests of one process that are under way at once.
+const REQUESTS: usize = 32;
+
 impl RepositorySettings {
     /// Sets the store up; nothing is asked of it yet.
     pub async fn open(&self) -> Result<Repository, StoreError> {
@@ -81,6 +88,8 @@ impl RepositorySettings {
             StoreSettings::S3(settings) => Arc::new(s3::S3Store::new(S3Settings::clone(settings)).await?),
             StoreSettings::Local(root) => Arc::new(local::LocalStore::new(root.clone())),
         };
+        // Whatever a command does at once, the store and the file descriptors have a limit.
+        let store = Arc::new(LimitStore::new(store, REQUESTS));
         Ok(Repository::new(store, self.cluster.clone()))
     }
 }

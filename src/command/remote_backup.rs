@@ -10,13 +10,15 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Circumstances;
-use super::backup_archiving::{not_archiving, prove_archiving, prove_by_segment_before};
+use super::backup_archiving::{not_archiving, prove_archiving, prove_by_segment_before, prove_by_segments_of_standby};
+use super::backup_copy::Copied;
 use super::backup_parts::Pages;
-use super::basebackup::{BackupReport, Basebackup, Begun, Ended, conclude, name_and_label};
+use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, conclude, name_and_label};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::remote_copy::{Received, receive};
 use super::remote_files::Arrived;
+use crate::postgres::backup_files::BackupFiles;
 use crate::postgres::control_details::ControlDetails;
 use crate::postgres::control_file::ControlFile;
 use crate::postgres::tablespace_map::{TablespaceLink, TablespaceMap};
@@ -25,7 +27,7 @@ use crate::repo::{Generation, Repository};
 use crate::server::backup_session::{Started, Stopped};
 use crate::server::base_backup::{BackupStart, BaseBackupRequest};
 use crate::server::replication::ServerShape;
-use crate::server::{BackupSession, Replication};
+use crate::server::{BackupSession, BaseBackup, Replication};
 
 /// Takes the backup.
 pub(super) async fn take(
@@ -42,49 +44,83 @@ pub(super) async fn take(
     progress.enter(Phase::Checkpoint);
     let (id, label) = name_and_label(settings, circumstances);
     let request = BaseBackupRequest { label: &label, fast: settings.fast };
-    let mut backup = replication.base_backup(shape.ident.major, &request).await?;
+    let backup = replication.base_backup(shape.ident.major, &request).await?;
     let started_here = Instant::now();
     let start = backup.start.clone();
     if !proven {
         let begins = (start.lsn, start.timeline, shape.segment_size);
-        prove_by_segment_before(settings.archive_wait, &repository, generation, begins).await?;
+        match shape.in_recovery {
+            true => prove_by_segments_of_standby(settings.archive_wait, &repository, generation, begins).await?,
+            false => prove_by_segment_before(settings.archive_wait, &repository, generation, begins).await?,
+        }
     }
     let told = clock(session.as_ref()).await;
     let started = Started { lsn: start.lsn, at: told.unwrap_or(circumstances.now) };
-    let mut begun = Begun { id, label: label.clone(), generation, ident: shape.ident, started };
+    let begun = Begun { id, label: label.clone(), generation, ident: shape.ident, started };
     tracing::info!("backup `{id}` started at {}", started.lsn);
 
-    progress.enter(Phase::Copying);
-    progress.expect(start.bytes);
-    let (tablespaces, tablespace_map) = tablespaces(&start)?;
-    let pages = shape.page_checksums.then_some(Pages {
-        page_size: shape.page_size as usize,
-        relseg_size: shape.relation_segment_blocks,
-        start: start.lsn,
-    });
-    let received = receive(settings, &repository, &begun, &mut backup, pages, progress).await?;
-    let reckoned = Reckoned::from(&received.arrived, started_here);
-    let Received { copied, arrived, manifest, end } = received;
-    begun.started.at = told.unwrap_or(reckoned.started);
-    if end.timeline != start.timeline {
-        let (from, to) = (start.timeline.get(), end.timeline.get());
-        let message = format!("the server went from timeline {from} to {to} meanwhile");
-        return Err(Failure::new(FailureKind::Server, message).with_hint("run the same command again"));
-    }
-    check_control(&arrived.control, &shape)?;
+    let mut holding = begun.hold(&repository, circumstances).await;
+    let source = Source { backup, shape, session, told, started_here };
+    let report = holding.during(source.carry_out(settings, circumstances, &repository, begun, progress)).await?;
+    holding.release().await;
+    Ok(report)
+}
 
-    let session = revived(settings, &shape, session).await?;
-    let at = clock(session.as_ref()).await.unwrap_or(reckoned.stopped);
-    let stopped = Stopped { lsn: end.lsn, at, label: arrived.label, tablespace_map };
-    let ended = Ended {
-        session: session.as_ref(),
-        stopped,
-        control: arrived.control,
-        tablespaces,
-        server_manifest: Some(manifest),
-    };
-    let report = conclude(settings, circumstances, &repository, begun, copied, ended, progress).await?;
-    Ok(BackupReport { damaged: report.damaged || end.damaged, warnings: end.warnings, ..report })
+/// A server that sends a backup.
+struct Source {
+    backup: BaseBackup,
+    shape: ServerShape,
+    session: Option<BackupSession>,
+    /// The server's clock at the start, if it was asked.
+    told: Option<Timestamp>,
+    started_here: Instant,
+}
+
+impl Source {
+    /// Receives the files, and waits for the WAL.
+    async fn carry_out(
+        self,
+        settings: &Basebackup,
+        circumstances: &Circumstances,
+        repository: &Repository,
+        mut begun: Begun,
+        progress: &Arc<Progress>,
+    ) -> Result<BackupReport, Failure> {
+        let Source { mut backup, shape, session, told, started_here } = self;
+        let start = backup.start.clone();
+        progress.enter(Phase::Copying);
+        progress.expect(start.bytes);
+        let (tablespaces, tablespace_map) = tablespaces(&start)?;
+        let pages = shape.page_checksums.then_some(Pages {
+            page_size: shape.page_size as usize,
+            relseg_size: shape.relation_segment_blocks,
+            start: start.lsn,
+        });
+        let received = receive(settings, repository, &begun, &mut backup, pages, progress).await?;
+        let reckoned = Reckoned::from(&received.arrived, started_here);
+        let Received { copied, arrived, manifest, end } = received;
+        begun.started.at = told.unwrap_or(reckoned.started);
+        if end.timeline != start.timeline {
+            let (from, to) = (start.timeline.get(), end.timeline.get());
+            let message = format!("the server went from timeline {from} to {to} meanwhile");
+            return Err(Failure::new(FailureKind::Server, message).with_hint("run the same command again"));
+        }
+        check_control(&arrived.control, &shape)?;
+        check_whole(&copied)?;
+
+        let session = revived(settings, &shape, session).await?;
+        let at = clock(session.as_ref()).await.unwrap_or(reckoned.stopped);
+        let stopped = Stopped { lsn: end.lsn, at, label: arrived.label, tablespace_map };
+        let ended = Ended {
+            session: session.as_ref(),
+            stopped,
+            control: arrived.control,
+            tablespaces,
+            server_manifest: Some(manifest),
+        };
+        let report = conclude(settings, circumstances, repository, begun, copied, ended, progress).await?;
+        Ok(BackupReport { damaged: report.damaged || end.damaged, warnings: end.warnings, ..report })
+    }
 }
 
 /// An ordinary session, if the user may have one: many may connect for replication only.
@@ -117,8 +153,8 @@ async fn revived(
     }
 }
 
-/// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there the end of the
-/// backup shows it.
+/// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there what
+/// it has replayed shows it, once its start is known.
 async fn prove_before(
     settings: &Basebackup,
     repository: &Repository,
@@ -135,7 +171,7 @@ async fn prove_before(
         let generation = prove_archiving(settings.archive_wait, session, &server, repository, shape.ident).await?;
         return Ok((generation, true));
     }
-    Ok((repository.find_generation(shape.ident).await?, shape.in_recovery))
+    Ok((repository.find_generation(shape.ident).await?, false))
 }
 
 async fn clock(session: Option<&BackupSession>) -> Option<Timestamp> {
@@ -181,6 +217,14 @@ fn tablespaces(start: &BackupStart) -> Result<(Vec<Tablespace>, Vec<u8>), Failur
     let map = TablespaceMap::new(tablespaces.iter().map(link).collect());
     let map = map.map_err(|e| Failure::new(FailureKind::BadInput, e.to_string()))?;
     Ok((tablespaces, map.to_bytes()))
+}
+
+/// The server does not follow links, and may not have said what it left out.
+fn check_whole(copied: &Copied) -> Result<(), Failure> {
+    let came = |name: &&str| copied.directories.iter().any(|found| found.path.as_bytes() == name.as_bytes());
+    let Some(missing) = BackupFiles::own_directories().find(|name| !came(name)) else { return Ok(()) };
+    let message = format!("the server sent no `{missing}`: without it no cluster is whole");
+    Err(Failure::new(FailureKind::BadInput, message).with_hint(NO_LINKS))
 }
 
 /// The server reads `pg_control` while it may be writing it, and looks but once.

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::backup_copy::{Copied, StoredPart, store};
 use super::backup_parts::{PackedPart, Pages};
-use super::basebackup::{Basebackup, Begun, blocking};
+use super::basebackup::{Basebackup, Begun, NO_LINKS, blocking};
 use super::failure::{Failure, FailureKind};
 use super::pace::Pace;
 use super::progress::Progress;
@@ -92,6 +92,10 @@ async fn deliver(
             }
             Piece::Manifest(_) => {
                 return Err(Failure::new(FailureKind::Server, "PostgreSQL's backup_manifest does not end"));
+            }
+            Piece::LeftOut(said) => {
+                let message = format!("the server would leave out data of the cluster: {said}");
+                return Err(Failure::new(FailureKind::BadInput, message).with_hint(NO_LINKS));
             }
             Piece::End(end) => {
                 feed.send(Feed::End).await.ok();

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::backup_parts::{PackedPart, PackedPiece, Pages};
 use super::backup_plan::{PART, PartFiller};
-use crate::postgres::page::{self, PageState};
+use crate::postgres::{WrongPages, page};
 use crate::stream::{PartWriter, Sha256, tar_header};
 
 /// What goes into a part.
@@ -140,7 +140,7 @@ impl Filling {
         let Filling { number, steps } = self;
         let mut writer = PartWriter::new(level, PART as usize)?;
         let mut pieces = Vec::new();
-        let (mut file, mut next_page, mut crc, mut bad) = (0, None, 0, Vec::new());
+        let (mut file, mut next_page, mut crc, mut wrong) = (0, None, 0, WrongPages::default());
         // The permit is given back when the step is done.
         while let Ok((step, _permit)) = steps.recv() {
             match step {
@@ -151,14 +151,15 @@ impl Filling {
                 }
                 Step::Content(bytes) => {
                     if let Some((pages, next)) = pages.as_ref().zip(next_page.as_mut()) {
-                        judge(&bytes, pages, next, &mut bad);
+                        judge(&bytes, pages, next, &mut wrong);
                     }
                     crc = crc32c::crc32c_append(crc, &bytes);
                     writer.content(&bytes)?;
                 }
                 Step::End { padding } => {
                     let extent = writer.end(padding)?;
-                    pieces.push(PackedPiece { part: number, file, extent, crc32c: crc, bad: std::mem::take(&mut bad) });
+                    let wrong = std::mem::take(&mut wrong);
+                    pieces.push(PackedPiece { part: number, file, extent, crc32c: crc, wrong });
                 }
                 Step::Full => {
                     let bytes = writer.finish()?;
@@ -170,11 +171,9 @@ impl Filling {
     }
 }
 
-fn judge(bytes: &[u8], pages: &Pages, next: &mut u32, bad: &mut Vec<u32>) {
+fn judge(bytes: &[u8], pages: &Pages, next: &mut u32, wrong: &mut WrongPages) {
     for page in bytes.chunks_exact(pages.page_size) {
-        if let PageState::Bad { .. } = page::verify(page, *next, pages.start) {
-            bad.push(*next);
-        }
+        wrong.note(*next, page::verify(page, *next, pages.start));
         *next = next.wrapping_add(1);
     }
 }

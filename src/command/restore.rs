@@ -4,18 +4,16 @@
 //! its name last, so that PostgreSQL cannot start on half a restore.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::basebackup::blocking;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::holding::Holding;
 use super::progress::{Phase, Progress};
 use super::restore_files::{Fetching, LEFT_OUT, fetch};
 use super::{Circumstances, RepositorySettings};
@@ -24,7 +22,7 @@ use crate::disk::{DataDir, RestoreDir, RestoreDirError};
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::recovery_settings::RecoverySettings;
-use crate::repo::lease::{Lease, VALID};
+use crate::repo::lease::Lease;
 use crate::repo::manifest::Tablespace;
 use crate::repo::manifest_entries::Manifest;
 use crate::repo::restore_plan::RestorePlan;
@@ -111,45 +109,31 @@ pub async fn run(
     let work = apart(move || async move {
         let circumstances = &circumstances;
         let repository = restore.repository.open().await?;
-        hold(&repository, &plan, circumstances, circumstances.now).await;
-        tokio::select! {
-            done = carry_out(&restore, &repository, &plan, &progress) => done,
-            never = keep_holding(&repository, &plan, circumstances) => match never {},
-        }
+        // It is not released: the recovery that follows needs it, too.
+        let mut holding = hold(&repository, &plan, circumstances).await;
+        holding.during(carry_out(&restore, &repository, &plan, &progress)).await
     });
     bounded(work, None, None).await.map_err(|failure| {
         let failure = failure.context(format!("`{}` is not restored", to.display()));
+        let hint = match failure.kind {
+            FailureKind::Damaged => {
+                "take another backup by its name, `pgark list` shows them; or put an intact copy of the object back"
+            }
+            _ => "run the same command again; once files are written there, PostgreSQL cannot start until it succeeds",
+        };
         match failure.hint {
             Some(_) => failure,
-            None => failure.with_hint(
-                "run the same command again; once files are written there, PostgreSQL cannot start until it succeeds",
-            ),
+            None => failure.with_hint(hint),
         }
     })
 }
 
-/// Tells `expire` what this restore needs, and the recovery that follows. A role that may not write is no reason to stop a
-/// restore.
-async fn hold(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances, now: Timestamp) {
-    let (backup, writer) = (&plan.backup, &circumstances.writer);
-    let lease = Lease::new(backup.generation, backup.id, backup.start_lsn, None, writer.to_string());
-    if let Err(error) = repository.hold(&lease, now, writer.pid).await {
-        let id = backup.id;
-        tracing::warn!(
-            "`expire` cannot be told that `{id}` is in use: do not run it until the server has recovered ({error})"
-        );
-    }
-}
-
-/// Tells it again and again.
-async fn keep_holding(repository: &Repository, plan: &RestorePlan, circumstances: &Circumstances) -> Infallible {
-    const AGAIN: Duration = Duration::from_secs(VALID.as_secs() / 4);
-    let mut now = circumstances.now;
-    loop {
-        sleep(AGAIN).await;
-        now = now.saturating_add(AGAIN).unwrap_or(now);
-        hold(repository, plan, circumstances, now).await;
-    }
+/// Tells `expire` what this restore needs, and the recovery that follows.
+async fn hold<'a>(repository: &'a Repository, plan: &RestorePlan, circumstances: &Circumstances) -> Holding<'a> {
+    let backup = &plan.backup;
+    let writer = circumstances.writer.to_string();
+    let lease = Lease::new(backup.generation, backup.id, backup.start_lsn, None, writer);
+    Holding::take(repository, lease, circumstances, "the server has recovered").await
 }
 
 async fn carry_out(

@@ -5,13 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::time::{Instant, sleep};
 
 use super::basebackup::blocking;
 use super::failure::Failure;
 use super::progress::Progress;
+use super::tries::with_retries;
 use crate::disk::RestoreDir;
 use crate::disk::restore_dir::RestoredFile;
 use crate::repo::archive::ReadBounds;
@@ -129,9 +128,6 @@ fn open(manifest: &Manifest, dir: &RestoreDir, index: usize) -> io::Result<Resto
     dir.open_file(file, *size, *mode)
 }
 
-/// How often a damaged part is read: the damage may have happened on the way.
-const TRIES_AT_DAMAGE: u32 = 2;
-
 async fn fetch_part(
     repository: &Repository,
     manifest: &Arc<Manifest>,
@@ -143,34 +139,16 @@ async fn fetch_part(
 ) -> Result<(), Failure> {
     let bounds = ReadBounds { stall: fetching.stall, ..ReadBounds::default() };
     let part = &manifest.parts[index];
-    let pauses =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
-    let mut pauses = pauses.with_jitter().without_max_times().build();
-    let begin = Instant::now();
-    let mut damaged = 0;
-    loop {
+    let read = || {
         let wanted = runs.iter().map(|run| run.wanted).collect();
         let sink =
             Files { manifest: Arc::clone(manifest), dir: Arc::clone(dir), runs: runs.clone(), open: None, written: 0 };
         let (generation, id) = (manifest.summary.generation, manifest.summary.id);
-        let counted = |bytes| progress.advance(bytes);
-        let error = match repository.read_part((generation, id), part, wanted, sink, &bounds, counted).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        let again = match &error {
-            RepoError::Damaged { .. } => {
-                damaged += 1;
-                damaged < TRIES_AT_DAMAGE
-            }
-            error => error.is_temporary() && begin.elapsed() < fetching.retry,
-        };
-        if !again {
-            return Err(error.into());
-        }
-        tracing::info!("part {}: {error}; trying again", part.part);
-        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
-    }
+        repository.read_part((generation, id), part, wanted, sink, &bounds, |bytes| progress.advance(bytes))
+    };
+    let again = |error: &RepoError| tracing::info!("part {}: {error}; trying again", part.part);
+    with_retries(read, fetching.retry, again).await?;
+    Ok(())
 }
 
 /// Writes runs of bytes into the files they belong to.

@@ -12,7 +12,7 @@ use crate::repo::manifest::{BackupSummary, Tablespace};
 use crate::repo::restore_plan::Missing;
 use crate::repo::stored_backups::BackupState;
 use crate::repo::timeline_path::TimelineSpan;
-use crate::repo::wal_runs::{Run, Runs, Span};
+use crate::repo::wal_runs::{Run, Runs};
 use crate::repo::{BackupId, Generation, RepoError, Repository, WalKey};
 use crate::storage::ObjectStoreExt;
 use crate::storage::object_store::Visit;
@@ -96,7 +96,7 @@ pub async fn run(
                 BackupState::Whole(summary) => Some(details(&repository, generation, summary).await?),
                 _ => None,
             };
-            let parts = backup.listing.parts;
+            let parts = backup.listing.parts().count() as u32;
             let listed = ListedBackup::new(&backup, generation).with_mark(&repository, circumstances.now).await?;
             return Ok(ShowReport { schema: 1, backup: listed, parts, details });
         }
@@ -138,7 +138,7 @@ async fn missing_wal(
     summary: &BackupSummary,
 ) -> Result<Vec<MissingWal>, RepoError> {
     let (Some(size), Some((first, _))) = (summary.segment_size(), summary.wal_needed()) else { return Ok(Vec::new()) };
-    let span = Span { first: size.containing(summary.start_lsn), last: size.ending_at(summary.stop_lsn) };
+    let span = summary.own_wal(size);
     let layout = &repository.layout;
     let first = layout.wal_file(generation, WalName::Segment(first));
     let mut there = Runs::default();

@@ -380,7 +380,7 @@ fn backups_status(inventory: &Inventory, health: &Health, now: Timestamp) -> Bac
     let newest = health.newest_backup.and_then(|id| inventory.backup(id)?.summary());
     BackupsStatus {
         whole: count(|state| matches!(state, BackupState::Whole(_))),
-        damaged: count(|state| matches!(state, BackupState::Damaged(_))),
+        damaged: count(|state| matches!(state, BackupState::Damaged(..))),
         unfinished: count(|state| *state == BackupState::Unfinished),
         newest: newest.map(|backup| backup.id),
         newest_stopped: newest.map(|backup| backup.stopped),

@@ -10,15 +10,16 @@ use tokio::time::Instant;
 use super::RepositorySettings;
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
+use super::tries::with_retries;
 use super::verify_deep::Chains;
-use super::verify_missing::{Run, missing_segments, runs_of, they_are_missing, unread};
-use super::verify_reading::{is_of_one_object, with_retries};
+use super::verify_missing::{missing_segments, runs_of, they_are_missing, unread};
 use crate::postgres::WalName;
-use crate::repo::ancestry::Ancestry;
 use crate::repo::archive::ReadBounds;
-use crate::repo::holdings::{HeldBackup, HeldWal};
+use crate::repo::holdings::HeldWal;
+use crate::repo::stored_backups::StoredBackup;
+use crate::repo::timeline_path::{TimelinePath, TimelineSpan};
 use crate::repo::verify::runs_by_part;
-use crate::repo::{BackupId, BackupKey, Holdings, Identity, RepoError, Repository, WalKey};
+use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, RepoError, Repository, WalKey};
 use crate::storage::ObjectKey;
 use crate::stream::Sha256;
 
@@ -149,7 +150,7 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     let identities = repository.read_identities().await?;
     let mut found = false;
     for identity in identities.all().iter().rev() {
-        let holdings = repository.holdings(identity.generation).await?;
+        let holdings = repository.holdings(identity).await?;
         found |= verifier.generation(identity, &holdings).await;
     }
     if let Some(id) = verify.backup.filter(|_| !found) {
@@ -179,29 +180,27 @@ type Outcome = Result<Option<u64>, RepoError>;
 impl Verifier<'_> {
     /// Whether the generation has the wanted backup.
     async fn generation(&mut self, identity: &Identity, holdings: &Holdings) -> bool {
-        let wanted = |backup: &&HeldBackup| {
-            backup.manifest().is_some() && self.verify.backup.is_none_or(|wanted| wanted == backup.id)
+        let inventory = &holdings.inventory;
+        let wanted = |backup: &&StoredBackup| {
+            backup.listing.manifest().is_some() && self.verify.backup.is_none_or(|wanted| wanted == backup.id())
         };
-        let backups: Vec<&HeldBackup> = holdings.backups.iter().filter(wanted).collect();
-        let size = holdings.backups.iter().find_map(|backup| Some(backup.facts?.segment_size));
-        let mut needed: Vec<Run> = Vec::new();
-        if let Some(size) = size {
-            let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
-            let ancestry = Ancestry::new(size, timelines, &holdings.histories);
-            for backup in &backups {
-                let Some(facts) = backup.facts else { continue };
-                let runs = ancestry.segments_of(&facts.base);
-                for (name, missing, them) in missing_segments(holdings, size, &runs) {
-                    let key = self.repository.layout.wal_file(holdings.generation, name);
-                    let message =
-                        format!("{missing}, and backup {} cannot be made consistent without {them}", backup.id);
-                    self.find(Verdict::Missing, &key, message);
-                }
-                needed.extend(runs);
+        let backups: Vec<&StoredBackup> = inventory.backups.iter().filter(wanted).collect();
+        let size = inventory.told_segment_size();
+        let mut needed: Vec<TimelineSpan> = Vec::new();
+        for backup in backups.iter().filter_map(|backup| backup.manifest()).filter(|_| size.is_some()) {
+            let path = TimelinePath::as_known(inventory, backup.timeline);
+            let spans = path.spans_of(backup);
+            for (name, missing, them) in missing_segments(inventory, &spans) {
+                let key = self.repository.layout.wal_file(holdings.generation(), name);
+                let message = format!("{missing}, and backup {} cannot be made consistent without {them}", backup.id);
+                self.find(Verdict::Missing, &key, message);
             }
+            needed.extend(spans);
         }
         let of_backup = |wal: &&HeldWal| match wal.name() {
-            WalName::Segment(segment) => needed.iter().any(|(first, last)| (*first..=*last).contains(&segment)),
+            WalName::Segment(segment) => inventory.segment_size.number(segment).is_ok_and(|number| {
+                needed.iter().any(|needed| needed.timeline == segment.timeline && needed.span.has(number))
+            }),
             WalName::History(_) => true,
             _ => false,
         };
@@ -214,9 +213,9 @@ impl Verifier<'_> {
         self.wal(identity, holdings, wal, size).await;
         if !self.verify.wal_only {
             for backup in &backups {
-                let modified = backup.manifest().and_then(|manifest| manifest.modified);
+                let modified = backup.listing.manifest().and_then(|manifest| manifest.modified);
                 if self.is_due(modified) && !self.report.incomplete {
-                    self.backup(holdings, backup).await;
+                    self.backup(holdings.generation(), &backup.listing).await;
                 }
             }
         }
@@ -238,8 +237,8 @@ impl Verifier<'_> {
         wal: Vec<&HeldWal>,
         size: Option<crate::postgres::SegmentSize>,
     ) {
-        let archive = self.repository.archive(holdings.generation);
-        let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation, &wal.key);
+        let archive = self.repository.archive(holdings.generation());
+        let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation(), &wal.key);
         let due: Vec<(ObjectKey, WalKey, u64)> = (wal.into_iter())
             .map(|wal| (key(wal), wal.key.clone(), wal.bytes))
             .filter(|(key, ..)| self.is_sampled(key))
@@ -260,7 +259,7 @@ impl Verifier<'_> {
                             .map(|()| (bytes, None)),
                     })
                 };
-                (key, with_retries(read, retry).await)
+                (key, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut chains = Chains::new(holdings);
@@ -283,10 +282,9 @@ impl Verifier<'_> {
         }
     }
 
-    async fn backup(&mut self, holdings: &Holdings, held: &HeldBackup) {
-        let id = held.id;
+    async fn backup(&mut self, generation: Generation, listing: &BackupListing) {
+        let id = listing.id;
         let repository = self.repository;
-        let generation = holdings.generation;
         let key = |piece| repository.layout.backup(generation, id, piece);
         let manifest = match repository.read_manifest(generation, id).await {
             Ok(Some(manifest)) => manifest,
@@ -300,7 +298,7 @@ impl Verifier<'_> {
         let (bounds, retry) = (self.bounds(), self.verify.retry);
         let (parts, others): (Vec<_>, Vec<_>) = (manifest.parts.iter().zip(runs_by_part(&manifest)))
             .partition(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))));
-        let (mut missing, wrong) = unread(held, others.into_iter().map(|(part, _)| part));
+        let (mut missing, wrong) = unread(listing, others.into_iter().map(|(part, _)| part));
         for (part, size) in wrong {
             let message = format!("it is {size} bytes long, but was written with {}", part.stored);
             self.find(Verdict::Damaged, &key(BackupKey::Part(part.part)), message);
@@ -309,7 +307,7 @@ impl Verifier<'_> {
             let (manifest, bounds) = (&manifest, &bounds);
             async move {
                 let read = || repository.verify_part(manifest, part, runs.clone(), bounds);
-                (part, with_retries(read, retry).await)
+                (part, with_retries(read, retry, |_| {}).await)
             }
         });
         let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
@@ -356,7 +354,7 @@ impl Verifier<'_> {
             Err(error) => {
                 // A store that does not answer now will not answer for the rest; one that refuses an object may give others.
                 self.unknown += 1;
-                self.report.incomplete |= !is_of_one_object(&error) || self.unknown >= BELIEVED;
+                self.report.incomplete |= !error.is_of_one_object() || self.unknown >= BELIEVED;
                 self.find(Verdict::Unknown, key, error.to_string());
             }
         }

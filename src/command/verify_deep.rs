@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::postgres::wal_chain::{Chain, Walked};
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 use crate::repo::Holdings;
-use crate::repo::ancestry::{Ancestry, Leg};
+use crate::repo::timeline_path::TimelinePath;
 
 /// The chains of a generation. Of all segments that were seen it holds the last one, and those before forks.
 pub(super) struct Chains<'a> {
@@ -22,7 +22,8 @@ pub(super) struct Chains<'a> {
 /// How timelines begin.
 struct Forks {
     size: SegmentSize,
-    ancestry: Ancestry,
+    /// The way to each timeline, where anybody knows it.
+    paths: BTreeMap<TimelineId, TimelinePath>,
     /// The segments behind which other timelines go on.
     before: BTreeSet<SegmentName>,
 }
@@ -61,13 +62,13 @@ impl<'a> Chains<'a> {
 
 impl Forks {
     fn of(holdings: &Holdings, size: SegmentSize) -> Self {
-        let timelines = holdings.wal.iter().map(|wal| wal.name().timeline());
-        let ancestry = Ancestry::new(size, timelines, &holdings.histories);
-        let mut forks = Forks { size, ancestry, before: BTreeSet::new() };
-        let begins = |timeline: TimelineId| Some(forks.ancestry.way(timeline)?.last()?.first);
-        let firsts: Vec<SegmentName> =
-            (forks.ancestry.timelines()).filter_map(|timeline| Some(size.name(timeline, begins(timeline)?))).collect();
-        forks.before = firsts.into_iter().filter_map(|first| forks.before(first)).collect();
+        let inventory = &holdings.inventory;
+        let path = |timeline| Some((timeline, TimelinePath::to(inventory, timeline).ok()?.in_segments_of(size)));
+        let paths = inventory.timelines.keys().copied().filter_map(path).collect();
+        let mut forks = Forks { size, paths, before: BTreeSet::new() };
+        let first =
+            |(timeline, path): (&TimelineId, &TimelinePath)| size.name(*timeline, size.containing(path.begin()));
+        forks.before = forks.paths.iter().map(first).filter_map(|first| forks.before(first)).collect();
         forks
     }
 
@@ -75,9 +76,8 @@ impl Forks {
     fn before(&self, name: SegmentName) -> Option<SegmentName> {
         let number = self.size.number(name).ok()?;
         let before = SegmentNumber(number.0.checked_sub(1)?);
-        let giver = |way: &[Leg], number| way.iter().rev().find(|leg| leg.first <= number).map(|leg| leg.timeline);
-        let timeline = match self.ancestry.way(name.timeline) {
-            Some(way) if giver(way, number) == Some(name.timeline) => giver(way, before)?,
+        let timeline = match self.paths.get(&name.timeline) {
+            Some(path) if path.owner(number) == name.timeline => path.owner(before),
             _ => name.timeline,
         };
         Some(self.size.name(timeline, before))

@@ -5,33 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, WalName};
-use crate::repo::holdings::HeldBackup;
+use crate::postgres::WalName;
 use crate::repo::manifest_entries::PartEntry;
-use crate::repo::{BackupKey, Holdings, WalKey};
+use crate::repo::timeline_path::TimelineSpan;
+use crate::repo::{BackupListing, Inventory};
 
-/// Segments of one timeline, from the first to the last.
-pub(super) type Run = (SegmentName, SegmentName);
-
-/// Of each run what the listing does not have, with the words for it.
-pub(super) fn missing_segments(
-    holdings: &Holdings,
-    size: SegmentSize,
-    runs: &[Run],
-) -> Vec<(WalName, String, &'static str)> {
-    let segments = holdings.wal.iter().filter_map(|wal| match wal.key {
-        WalKey::File(WalName::Segment(segment)) => Some(segment),
-        _ => None,
-    });
-    let there: BTreeSet<SegmentName> = segments.collect();
+/// Of these spans what the listing does not have, by the first name, with the words for it.
+pub(super) fn missing_segments(inventory: &Inventory, spans: &[TimelineSpan]) -> Vec<(WalName, String, &'static str)> {
     let mut missing = Vec::new();
-    for (first, last) in runs {
-        let present = there.range(*first..=*last).filter_map(|segment| size.number(*segment).ok());
-        let (Ok(begin), Ok(end)) = (size.number(*first), size.number(*last)) else { continue };
-        for gap in gaps(begin.0, end.0, present.map(|number| number.0)) {
-            let name = |number| WalName::Segment(size.name(first.timeline, SegmentNumber(number)));
-            let (said, them) = they_are_missing(&gap, name(*gap.end()));
-            missing.push((name(*gap.start()), said, them));
+    for TimelineSpan { timeline, span } in spans {
+        let there = inventory.timeline(*timeline);
+        for gap in there.map_or_else(|| vec![*span], |wal| wal.segments.missing(*span)) {
+            let name = |number| WalName::Segment(inventory.segment_size.name(*timeline, number));
+            let (said, them) = they_are_missing(&(gap.first.0..=gap.last.0), name(gap.last));
+            missing.push((name(gap.first), said, them));
         }
     }
     missing
@@ -40,35 +27,19 @@ pub(super) fn missing_segments(
 /// Of these parts of a backup those that the listing does not have; and those that are not as long as they should be, with their
 /// lengths.
 pub(super) fn unread<'m>(
-    backup: &HeldBackup,
+    backup: &BackupListing,
     parts: impl Iterator<Item = &'m PartEntry>,
 ) -> (BTreeSet<u32>, Vec<(&'m PartEntry, u64)>) {
-    let there: BTreeMap<BackupKey, u64> = backup.pieces.iter().map(|piece| (piece.key, piece.bytes)).collect();
+    let there: BTreeMap<u32, u64> = backup.parts().collect();
     let (mut missing, mut wrong) = (BTreeSet::new(), Vec::new());
     for part in parts {
-        match there.get(&BackupKey::Part(part.part)) {
+        match there.get(&part.part) {
             None => drop(missing.insert(part.part)),
             Some(size) if *size != part.stored => wrong.push((part, *size)),
             Some(_) => {}
         }
     }
     (missing, wrong)
-}
-
-/// What lies between `begin` and `end`, both included, and is not among these, which ascend.
-fn gaps(begin: u64, end: u64, present: impl Iterator<Item = u64>) -> Vec<RangeInclusive<u64>> {
-    let mut next = begin;
-    let mut gaps = Vec::new();
-    for number in present {
-        if next < number {
-            gaps.push(next..=number - 1);
-        }
-        next = number + 1;
-    }
-    if next <= end {
-        gaps.push(next..=end);
-    }
-    gaps
 }
 
 /// Numbers that follow each other, put together.

@@ -24,6 +24,19 @@ pub struct ClusterFacts {
     pub control: ControlFile,
 }
 
+/// What `postmaster.pid` says of a server.
+///
+/// Source: `LOCK_FILE_LINE_START_TIME`, `LOCK_FILE_LINE_PORT` and `LOCK_FILE_LINE_SOCKET_DIR` in `utils/pidfile.h`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postmaster {
+    /// When it was started, in seconds since 1970.
+    pub start: i64,
+    /// Its port.
+    pub port: Option<u16>,
+    /// Where the first of its sockets is, if it has any.
+    pub socket_directory: Option<String>,
+}
+
 const CONTROL_FILE: &str = "global/pg_control";
 
 impl DataDir {
@@ -86,12 +99,15 @@ impl DataDir {
         }
     }
 
-    /// When the server that runs here was started, in seconds since 1970; `None` if none runs.
-    ///
-    /// Source: `LOCK_FILE_LINE_START_TIME` in `utils/pidfile.h`.
-    pub fn postmaster_start(&self) -> Option<i64> {
+    /// The server that runs here; `None` if none runs.
+    pub fn postmaster(&self) -> Option<Postmaster> {
         let status = fs::read_to_string(self.path.join("postmaster.pid")).ok()?;
-        status.lines().nth(2)?.trim().parse().ok()
+        let line = |number: usize| status.lines().nth(number).map(str::trim).filter(|line| !line.is_empty());
+        Some(Postmaster {
+            start: line(2)?.parse().ok()?,
+            port: line(3).and_then(|port| port.parse().ok()),
+            socket_directory: line(4).map(str::to_owned),
+        })
     }
 
     /// Whether the server was told to stop: `postmaster.pid` says so in its eighth line.

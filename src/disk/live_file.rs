@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::postgres::Lsn;
 use crate::postgres::page::{self, PageState};
+use crate::postgres::{Lsn, WrongPages};
 
 /// How the pages of a relation file are judged.
 #[derive(Clone, Copy, Debug)]
@@ -19,13 +19,6 @@ pub struct PageCheck {
     pub page_size: usize,
     /// The start of the backup: what changed later is replayed.
     pub start: Lsn,
-}
-
-/// What reading a run of a file told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunRead {
-    /// Blocks with a wrong checksum, also when read again.
-    pub bad: Vec<u32>,
 }
 
 /// A file that was opened once: it may be removed meanwhile.
@@ -54,15 +47,15 @@ impl LiveFile {
     }
 
     /// Gives the bytes from `from` to `to` to `sink`. Where the file has become shorter, zeros: replay of the WAL
-    /// shortens it, too.
+    /// shortens it, too. Tells of pages with a wrong checksum, also when read again.
     pub fn read_run(
         &self,
         from: u64,
         to: u64,
         check: Option<&PageCheck>,
         mut sink: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<RunRead> {
-        let mut told = RunRead::default();
+    ) -> io::Result<WrongPages> {
+        let mut wrong = WrongPages::default();
         let mut block = vec![0; BLOCK.min(usize::try_from(to - from).unwrap_or(BLOCK))];
         let mut at = from;
         while at < to {
@@ -71,12 +64,12 @@ impl LiveFile {
             let read = self.read_fully(at, piece)?;
             piece[read..].fill(0);
             if let Some(check) = check {
-                self.judge(at, &mut piece[..read], check, &mut told.bad)?;
+                self.judge(at, &mut piece[..read], check, &mut wrong)?;
             }
             sink(piece)?;
             at += wanted as u64;
         }
-        Ok(told)
+        Ok(wrong)
     }
 
     fn read_fully(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -92,23 +85,23 @@ impl LiveFile {
         Ok(read)
     }
 
-    fn judge(&self, at: u64, bytes: &mut [u8], check: &PageCheck, bad: &mut Vec<u32>) -> io::Result<()> {
+    fn judge(&self, at: u64, bytes: &mut [u8], check: &PageCheck, wrong: &mut WrongPages) -> io::Result<()> {
         let first = at / check.page_size as u64;
         for (index, page) in bytes.chunks_exact_mut(check.page_size).enumerate() {
             let number = first + index as u64;
             let block = check.first_block.wrapping_add(number as u32);
-            let mut looks = 1;
-            while let PageState::Bad { .. } = page::verify(page, block, check.start) {
-                if looks == LOOKS {
-                    bad.push(block);
+            let mut state = page::verify(page, block, check.start);
+            for _ in 1..LOOKS {
+                if matches!(state, PageState::Good | PageState::New) {
                     break;
                 }
-                looks += 1;
                 std::thread::sleep(PAUSE);
                 let again = self.read_fully(number * check.page_size as u64, page)?;
                 // The relation was cut meanwhile: what is behind its end is zeros.
                 page[again..].fill(0);
+                state = page::verify(page, block, check.start);
             }
+            wrong.note(block, state);
         }
         Ok(())
     }
@@ -119,7 +112,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn read(file: &LiveFile, from: u64, to: u64, check: Option<&PageCheck>) -> (Vec<u8>, RunRead) {
+    fn read(file: &LiveFile, from: u64, to: u64, check: Option<&PageCheck>) -> (Vec<u8>, WrongPages) {
         let mut bytes = Vec::new();
         let told = file
             .read_run(from, to, check, |piece| {
@@ -152,10 +145,13 @@ mod tests {
         let path = place.path().join("1");
         let mut content = vec![0u8; 4 * 8192];
         content[2 * 8192 + 100] = 1;
+        content[3 * 8192..][..8192].fill(0xFF);
         fs::write(&path, &content).unwrap();
         let file = LiveFile::open(&path).unwrap().unwrap();
         let check = PageCheck { first_block: 131_072, page_size: 8192, start: Lsn(100) };
         let (bytes, told) = read(&file, 0, 4 * 8192, Some(&check));
-        assert_eq!((bytes, told.bad), (content, vec![131_074]));
+        assert_eq!(bytes, content);
+        assert_eq!(told.clone().behind(Lsn(200)), [131_074, 131_075]);
+        assert_eq!(told.behind(Lsn(u64::MAX)), [131_074]);
     }
 }

@@ -56,13 +56,16 @@ pub struct Snapshot {
     pub tablespaces: Vec<FoundTablespace>,
     /// Links, sockets and the like, which no backup copies.
     pub passed_over: Vec<PathBuf>,
+    /// Those of them that stand where the cluster's data belong: without what lies behind them a copy is no backup.
+    pub lacking: Vec<PathBuf>,
 }
 
 impl Snapshot {
     /// Looks through the data directory at `root`.
     pub fn take(root: &Path, rules: &BackupFiles) -> io::Result<Self> {
         let mut snapshot = Snapshot::default();
-        Walk { root, rules, found: &mut snapshot }.directory(Path::new(""))?;
+        let inner = inner_tablespaces(root);
+        Walk { root, rules, inner: &inner, found: &mut snapshot }.directory(Path::new(""))?;
         for name in rules.directories_in_pg_wal() {
             let path = backup_path(&Path::new("pg_wal").join(name))?;
             snapshot.directories.push(FoundDirectory { path, mode: 0o700 });
@@ -77,6 +80,7 @@ impl Snapshot {
 struct Walk<'a> {
     root: &'a Path,
     rules: &'a BackupFiles,
+    inner: &'a [PathBuf],
     found: &'a mut Snapshot,
 }
 
@@ -116,10 +120,13 @@ impl Walk<'_> {
         }
         if kind.is_dir() {
             self.found.directories.push(FoundDirectory { path: backup_path(path)?, mode: mode(&metadata) });
-            return self.directory(path);
+            // A tablespace in the data directory is copied once, as what its link leads to.
+            return if self.inner.iter().any(|inner| inner == path) { Ok(()) } else { self.directory(path) };
         }
         if !kind.is_file() {
-            self.found.passed_over.push(path.to_owned());
+            let vital = BackupFiles::is_vital(path);
+            let list = if vital { &mut self.found.lacking } else { &mut self.found.passed_over };
+            list.push(path.to_owned());
             return Ok(());
         }
         self.found.files.push(FoundFile {
@@ -152,6 +159,15 @@ impl Walk<'_> {
     }
 }
 
+/// Tablespaces that lie in the data directory, against PostgreSQL's warning: where, below it.
+fn inner_tablespaces(root: &Path) -> Vec<PathBuf> {
+    let links = fs::read_dir(root.join("pg_tblspc")).into_iter().flatten().flatten();
+    let links = links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let Ok(root) = root.canonicalize() else { return Vec::new() };
+    let inner = links.filter_map(|link| Some(link.path().canonicalize().ok()?.strip_prefix(&root).ok()?.to_owned()));
+    inner.collect()
+}
+
 fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
 }
@@ -181,6 +197,44 @@ fn describe(error: io::Error, path: &Path) -> io::Error {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_tablespace_in_the_data_directory_is_copied_once() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        fs::create_dir_all(root.join("in/side/PG_15_202209061/7")).unwrap();
+        fs::create_dir_all(root.join("pg_tblspc")).unwrap();
+        fs::write(root.join("in/side/PG_15_202209061/7/1"), b"x").unwrap();
+        fs::write(root.join("in/other"), b"x").unwrap();
+        symlink(root.join("in/side"), root.join("pg_tblspc/17000")).unwrap();
+        let rules = BackupFiles::new(15.try_into().unwrap(), 202_209_061);
+        let snapshot = Snapshot::take(root, &rules).unwrap();
+        let files: Vec<String> = snapshot.files.iter().map(|file| file.path.to_string()).collect();
+        assert_eq!(files, ["in/other", "pg_tblspc/17000/PG_15_202209061/7/1"]);
+        assert!(snapshot.directories.iter().any(|found| found.path.to_string() == "in/side"));
+    }
+
+    #[test]
+    fn a_link_in_place_of_data_is_told_from_others() {
+        let (place, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = place.path();
+        for directory in ["base/5", "pg_multixact"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        let vital = ["base/5/1259", "base/16384", "global", "pg_multixact/members", "pg_tblspc", "pg_xact"];
+        for link in vital.into_iter().chain(["log", "pg_stat_tmp", "pg_subtrans", "pg_wal", "postgresql.conf"]) {
+            symlink(elsewhere.path(), root.join(link)).unwrap();
+        }
+        let rules = BackupFiles::new(15.try_into().unwrap(), 202_209_061);
+        let mut snapshot = Snapshot::take(root, &rules).unwrap();
+        snapshot.lacking.sort();
+        snapshot.passed_over.sort();
+        assert_eq!(
+            snapshot.lacking,
+            ["base/16384", "base/5/1259", "global", "pg_multixact/members", "pg_tblspc", "pg_xact"].map(PathBuf::from)
+        );
+        assert_eq!(snapshot.passed_over, ["log", "postgresql.conf"].map(PathBuf::from));
+    }
 
     #[test]
     fn directories_files_and_tablespaces_are_found_and_the_rest_is_left() {

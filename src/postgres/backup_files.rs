@@ -38,6 +38,10 @@ pub struct BackupFiles {
 const EMPTIED: [&[u8]; 7] =
     [b"pg_dynshmem", b"pg_notify", b"pg_replslot", b"pg_serial", b"pg_snapshots", b"pg_stat_tmp", b"pg_subtrans"];
 
+/// What a cluster is made of, besides what is emptied and `pg_wal` (`subdirs` in `initdb.c`).
+const OWN: [&str; 9] =
+    ["base", "global", "pg_commit_ts", "pg_logical", "pg_multixact", "pg_stat", "pg_tblspc", "pg_twophase", "pg_xact"];
+
 /// Of the running server, of another backup, or half written.
 const LEFT_OUT: [&[u8]; 7] = [
     b"backup_label",
@@ -86,6 +90,21 @@ impl BackupFiles {
             }
             _ => Verdict::Copy,
         }
+    }
+
+    /// Whether this path is one of PostgreSQL's own, where a backup must have everything. The rest are settings, logs and what
+    /// users put there.
+    pub fn is_vital(path: &Path) -> bool {
+        match names(path)[..] {
+            [b"PG_VERSION"] => true,
+            [top, ..] => OWN.iter().any(|own| own.as_bytes() == top),
+            [] => false,
+        }
+    }
+
+    /// The directories that every cluster has, and every backup must have, empty or not.
+    pub fn own_directories() -> impl Iterator<Item = &'static str> {
+        OWN.into_iter()
     }
 
     /// Which part of which relation this file is: such a file is made of pages, which have
@@ -186,6 +205,16 @@ mod tests {
             "my_pgsql_tmp",
         ] {
             assert_eq!(verdict(path), Verdict::Copy, "{path}");
+        }
+    }
+
+    #[test]
+    fn data_is_told_from_what_a_cluster_can_do_without() {
+        for path in ["PG_VERSION", "base", "base/5", "base/5/1259", "global", "pg_multixact/members", "pg_tblspc/1/x"] {
+            assert!(BackupFiles::is_vital(Path::new(path)), "{path}");
+        }
+        for path in ["", "postgresql.conf", "pg_hba.conf", "log", "pg_log", "pg_wal", "pg_stat_tmp", "notes/base"] {
+            assert!(!BackupFiles::is_vital(Path::new(path)), "{path}");
         }
     }
 

@@ -45,19 +45,7 @@ impl FromStr for Lsn {
     }
 }
 
-impl From<Lsn> for String {
-    fn from(lsn: Lsn) -> String {
-        lsn.to_string()
-    }
-}
-
-impl TryFrom<String> for Lsn {
-    type Error = Malformed;
-
-    fn try_from(text: String) -> Result<Self, Malformed> {
-        text.parse()
-    }
-}
+crate::text_form::text_form!(Lsn);
 
 #[cfg(test)]
 mod tests {

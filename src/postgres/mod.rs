@@ -26,6 +26,7 @@ pub mod wal_index;
 pub mod wal_name;
 pub mod wal_record;
 pub mod wal_records;
+pub mod wrong_pages;
 pub mod xid;
 
 pub use backup_path::BackupPath;
@@ -36,6 +37,7 @@ pub use timeline::{HistoryFile, TimelineId};
 pub use wal_header::WalHeader;
 pub use wal_index::{CommitTimes, RestorePoint, WalIndex, WalIndexer};
 pub use wal_name::WalName;
+pub use wrong_pages::WrongPages;
 pub use xid::{Xid, XidRange};
 
 /// Text or bytes that are not what PostgreSQL writes; the message says what is wrong with them.

@@ -11,7 +11,8 @@ pub enum PageState {
     New,
     /// The checksum is wrong, and the page was changed after the given position: it may have been
     /// read while it was written, and replay puts a whole image over it. No error, unless `lsn` lies
-    /// behind the end of the backup, where no page of it can have been changed.
+    /// behind the end of the backup, where no page of it can have been changed: see
+    /// [`super::WrongPages`].
     ChangedSinceStart {
         /// The position after the page's last change.
         lsn: Lsn,

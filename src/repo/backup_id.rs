@@ -33,6 +33,11 @@ impl BackupId {
         BackupId { begun, tail: random }
     }
 
+    /// The label of a backup for which none was given: PostgreSQL wants one.
+    pub fn own_label(&self) -> String {
+        format!("pgark {self}")
+    }
+
     /// When it was begun, by its host's clock.
     pub fn begun(&self) -> Timestamp {
         self.begun
@@ -60,19 +65,7 @@ impl FromStr for BackupId {
     }
 }
 
-impl From<BackupId> for String {
-    fn from(id: BackupId) -> String {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for BackupId {
-    type Error = NotABackupId;
-
-    fn try_from(text: String) -> Result<Self, NotABackupId> {
-        text.parse()
-    }
-}
+crate::text_form::text_form!(BackupId);
 
 #[cfg(test)]
 mod tests {

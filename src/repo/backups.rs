@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::Repository;
 use super::backup_id::BackupId;
@@ -11,7 +12,7 @@ use super::layout::{BackupKey, Generation};
 use super::manifest::BackupSummary;
 use super::manifest_entries::{Collector, Manifest};
 use crate::storage::object_store::Visit;
-use crate::storage::{Get, Listed, ObjectKey, ObjectStoreExt, Put, UserMetadata};
+use crate::storage::{Get, KeyPrefix, Listed, ObjectKey, ObjectStoreExt, Put, UserMetadata};
 use crate::stream::Sha256Hasher;
 
 /// What a listing says about one backup, before anything of it is read.
@@ -19,16 +20,44 @@ use crate::stream::Sha256Hasher;
 pub struct BackupListing {
     /// Its name.
     pub id: BackupId,
-    /// Whether its manifest is there: without it there is no backup, just parts.
-    pub complete: bool,
-    /// Whether an operator wants it to stay.
-    pub kept: bool,
-    /// Its part objects.
-    pub parts: u32,
+    /// Its objects; at least one.
+    pub pieces: Vec<Piece>,
+}
+
+/// One object of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Which.
+    pub key: BackupKey,
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was written, by the store's clock; `None`: the store does not say.
+    pub modified: Option<Timestamp>,
+}
+
+impl BackupListing {
+    /// Its manifest's object: without one there is no backup, just parts.
+    pub fn manifest(&self) -> Option<&Piece> {
+        self.pieces.iter().find(|piece| piece.key == BackupKey::Manifest)
+    }
+
+    /// Whether an operator marked it. What the mark says is not read yet.
+    pub fn has_mark(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.key == BackupKey::Keep)
+    }
+
+    /// The numbers and bytes of its parts.
+    pub fn parts(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.pieces.iter().filter_map(|piece| match piece.key {
+            BackupKey::Part(number) => Some((number, piece.bytes)),
+            _ => None,
+        })
+    }
+
     /// The bytes of all its objects.
-    pub stored_bytes: u64,
-    /// When the newest of its objects was written, by the store's clock.
-    pub modified: Option<std::time::SystemTime>,
+    pub fn stored_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
 }
 
 /// The largest summary line, unpacked.
@@ -106,33 +135,29 @@ impl Manifest {
 }
 
 /// Adds an object to the backup it belongs to; objects come in the order of their keys.
-pub(super) fn note_piece(found: &mut Vec<BackupListing>, id: BackupId, piece: BackupKey, listed: &Listed) {
-    if found.last().is_none_or(|last| last.id != id) {
-        found.push(BackupListing { id, complete: false, kept: false, parts: 0, stored_bytes: 0, modified: None });
-    }
-    if let Some(backup) = found.last_mut() {
-        match piece {
-            BackupKey::Manifest => backup.complete = true,
-            BackupKey::Keep => backup.kept = true,
-            BackupKey::Part(_) => backup.parts += 1,
-        }
-        backup.stored_bytes += listed.size;
-        backup.modified = backup.modified.max(listed.modified);
+pub(super) fn note_piece(found: &mut Vec<BackupListing>, id: BackupId, key: BackupKey, listed: &Listed) {
+    let piece = Piece { key, bytes: listed.size, modified: listed.written() };
+    match found.last_mut() {
+        Some(backup) if backup.id == id => backup.pieces.push(piece),
+        _ => found.push(BackupListing { id, pieces: vec![piece] }),
     }
 }
 
 impl Repository {
     /// All backups of a generation, whole or not, oldest name first: one listing.
     pub async fn list_backups(&self, generation: Generation) -> Result<Vec<BackupListing>, RepoError> {
+        self.list_backups_below(&self.layout.backups(generation)).await
+    }
+
+    pub(super) async fn list_backups_below(&self, prefix: &KeyPrefix) -> Result<Vec<BackupListing>, RepoError> {
         let mut found: Vec<BackupListing> = Vec::new();
-        self.store
-            .visit_after(&self.layout.backups(generation), None, 1000, |listed| {
-                if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
-                    note_piece(&mut found, id, piece, listed);
-                }
-                Visit::More
-            })
-            .await?;
+        let visit = |listed: &Listed| {
+            if let Some((_, id, key)) = self.layout.parse_backup(&listed.name) {
+                note_piece(&mut found, id, key, listed);
+            }
+            Visit::More
+        };
+        self.store.visit_after(prefix, None, 1000, visit).await?;
         Ok(found)
     }
 
@@ -183,12 +208,10 @@ impl Repository {
 mod tests {
     use super::*;
     use crate::postgres::BackupPath;
-    use crate::postgres::control_details::{RecordedSettings, WalLevel};
-    use crate::postgres::{Lsn, SystemId, TimelineId};
-    use crate::repo::manifest::{FORMAT, Method};
+    use crate::postgres::Lsn;
     use crate::repo::manifest_entries::{BadPage, DirectoryEntry, Extent, FileEntry, PartEntry};
+    use crate::repo::sample::summary;
     use crate::stream::Sha256;
-    use jiff::Timestamp;
 
     fn path(text: &str) -> BackupPath {
         BackupPath::new(text.as_bytes()).unwrap()
@@ -200,39 +223,8 @@ mod tests {
 
     fn manifest() -> Manifest {
         let id = "20261122T231805Z-0a1b2c3d".parse().unwrap();
-        let settings = RecordedSettings {
-            wal_level: WalLevel::Replica,
-            max_connections: 100,
-            max_worker_processes: 8,
-            max_wal_senders: 10,
-            max_prepared_transactions: 0,
-            max_locks_per_transaction: 64,
-        };
-        let summary = BackupSummary {
-            format: FORMAT.into(),
-            id,
-            generation: Generation::FIRST,
-            system_identifier: SystemId(7),
-            postgres_major: 15.try_into().unwrap(),
-            label: "l".into(),
-            method: Method::Local,
-            from_standby: false,
-            timeline: TimelineId::FIRST,
-            start_lsn: Lsn(0x200_0028),
-            stop_lsn: Lsn(0x200_0100),
-            started: Timestamp::UNIX_EPOCH,
-            stopped: Timestamp::UNIX_EPOCH,
-            segment_size: 16 << 20,
-            page_checksums: true,
-            tablespaces: vec![],
-            settings,
-            files: 0,
-            plain_bytes: 0,
-            parts: 0,
-            stored_bytes: 0,
-            bad_pages: 0,
-            writer: "w".into(),
-        };
+        let (start, stop) = (Lsn(0x200_0028), Lsn(0x200_0100));
+        let summary = summary(id, 1, start, stop, Timestamp::UNIX_EPOCH);
         let mut manifest = Manifest {
             summary,
             parts: vec![PartEntry { part: 1, stored: 1000, sha256: Sha256([1; 32]) }],

@@ -6,13 +6,14 @@ use jiff::Timestamp;
 
 use super::backup_id::BackupId;
 use super::intervals::{Interval, gaps, restorable_intervals};
-use super::inventory::{History, Inventory};
+use super::inventory::Inventory;
 use super::restore_plan::{Missing, Position};
 use super::restore_target::{Indexes, Request, Target};
 use super::routes::{Route, routes};
 use super::select::{Selection, select};
 use super::stored_backups::BackupState;
 use super::timeline_path::TimelineSpan;
+use super::timeline_wal::History;
 use super::wal_runs::Span;
 use crate::postgres::{SegmentNumber, TimelineId};
 
@@ -155,19 +156,16 @@ fn lies_on(gap: TimelineSpan, route: &Route) -> bool {
 /// Whether it is as `expire` leaves it: before the gap exactly what backups need to be consistent, and no more; behind it the
 /// beginning of another backup.
 fn is_expired(inventory: &Inventory, gap: TimelineSpan) -> bool {
-    let size = inventory.segment_size;
     let Some(wal) = inventory.timeline(gap.timeline) else { return false };
     let backups = inventory.whole_backups().filter(|backup| backup.timeline == gap.timeline);
-    let mut needs: Vec<Span> = backups
-        .map(|backup| Span { first: size.containing(backup.start_lsn), last: size.ending_at(backup.stop_lsn) })
-        .collect();
+    let mut needs: Vec<Span> = backups.map(|backup| backup.own_wal(inventory.segment_size)).collect();
     needs.sort_unstable();
     let begins_behind = needs.iter().any(|need| need.first.0 == gap.span.last.0 + 1 && wal.segments.has(need.first));
     let before = gap.span.first.0.checked_sub(1).and_then(|before| wal.segments.containing(SegmentNumber(before)));
     let only_needed = before.is_some_and(|run| {
         let mut next = run.first;
         for need in &needs {
-            if need.first <= next && next <= need.last {
+            if need.has(next) {
                 next = SegmentNumber(need.last.0 + 1);
             }
         }
@@ -195,7 +193,7 @@ fn about_gaps(gaps: &[Gap]) -> Vec<Concern> {
 fn about_backups(inventory: &Inventory, usable: Option<&Route>) -> Vec<Concern> {
     let mut concerns = Vec::new();
     for backup in &inventory.backups {
-        if let BackupState::Damaged(reason) = &backup.state {
+        if let BackupState::Damaged(reason, _) = &backup.state {
             let message = format!("backup `{}` is damaged: {reason}", backup.listing.id);
             let hint = "take another with `pgark basebackup`; a bucket with versioning may hold an intact version";
             concerns.push(concern(Severity::Warning, "backup", message, hint));
@@ -203,7 +201,7 @@ fn about_backups(inventory: &Inventory, usable: Option<&Route>) -> Vec<Concern> 
     }
     let size = inventory.segment_size;
     for backup in inventory.whole_backups() {
-        let span = Span { first: size.containing(backup.start_lsn), last: size.ending_at(backup.stop_lsn) };
+        let span = backup.own_wal(size);
         let wal = inventory.timeline(backup.timeline);
         let missing = wal.map_or(vec![span], |wal| wal.segments.missing(span));
         if let Some(first) = missing.first() {
@@ -302,7 +300,7 @@ mod tests {
     fn what_cannot_be_restored_is_critical() {
         assert_eq!(concerns(&empty().with_wal(1, 1..=9)), [(Severity::Critical, "latest")]);
         assert_eq!(health(&empty()).newest, None);
-        let only_damaged = empty().with_wal(1, 1..=9).with_state(60, BackupState::Damaged("it is empty".into()));
+        let only_damaged = empty().with_wal(1, 1..=9).with_state(60, BackupState::Damaged("it is empty".into(), None));
         assert_eq!(concerns(&only_damaged), [(Severity::Critical, "latest"), (Severity::Warning, "backup")]);
     }
 

@@ -39,24 +39,21 @@ pub fn restorable_intervals(inventory: &Inventory) -> BTreeMap<TimelineId, Vec<I
 
 fn of_timeline(inventory: &Inventory, timeline: TimelineId) -> Vec<Interval> {
     let size = inventory.segment_size;
-    let path = match TimelinePath::to(inventory, timeline) {
-        Ok(path) => path,
-        // Backups of its own can still be replayed on it.
-        Err(_) => TimelinePath::only(inventory, timeline),
-    };
-    let fork = path.step(timeline).map(|step| step.begin).unwrap_or_default();
+    // Where nobody knows the way, backups of its own can still be replayed on it.
+    let path = TimelinePath::as_known(inventory, timeline);
+    let fork = path.begin();
     let mut intervals: Vec<Interval> = Vec::new();
     for backup in inventory.whole_backups() {
-        let Some(step) = path.step(backup.timeline) else { continue };
-        if step.end.is_some_and(|end| backup.stop_lsn > end) {
+        if path.step_of(backup).is_err() {
             continue;
         }
-        let reach = path.reach(inventory, size.containing(backup.start_lsn));
-        let whole = reach.last().is_some_and(|last| last >= size.ending_at(backup.stop_lsn));
+        let needs = backup.own_wal(size);
+        let reach = path.reach(inventory, needs.first);
+        let whole = reach.last().is_some_and(|last| last >= needs.last);
         let Some(own) = reach.there.iter().find(|there| whole && there.timeline == timeline) else { continue };
         let last = own.span.last;
         let (from_lsn, from_time, first) = match backup.timeline == timeline {
-            true => (backup.stop_lsn, Some(backup.stopped), size.ending_at(backup.stop_lsn)),
+            true => (backup.stop_lsn, Some(backup.stopped), needs.last),
             false => (fork, None, own.span.first),
         };
         let run = inventory.timeline(timeline).and_then(|wal| wal.segments.containing(last));
@@ -84,23 +81,18 @@ pub fn gaps(inventory: &Inventory) -> Vec<TimelineSpan> {
 }
 
 fn gaps_of(inventory: &Inventory, timeline: TimelineId) -> Vec<TimelineSpan> {
-    let size = inventory.segment_size;
     let wal = inventory.timeline(timeline);
-    let backups = || inventory.whole_backups().filter(|backup| backup.timeline == timeline);
-    let starts = backups().map(|backup| size.containing(backup.start_lsn));
-    let stops = backups().map(|backup| size.ending_at(backup.stop_lsn));
+    let backups = inventory.whole_backups().filter(|backup| backup.timeline == timeline);
+    let needs: Vec<Span> = backups.map(|backup| backup.own_wal(inventory.segment_size)).collect();
+    let starts = needs.iter().map(|span| span.first);
     let lower = wal.and_then(|wal| wal.segments.first()).into_iter().chain(starts).min();
     let lower = match first_after_fork(inventory, timeline) {
         Some(first) => Some(lower.map_or(first, |lower| lower.min(first))),
         None => lower,
     };
     let traces = [wal.and_then(|wal| wal.last_trace()), last_before_forks(inventory, timeline)];
-    let upper = traces.into_iter().flatten().chain(stops).max();
-    let (Some(first), Some(last)) = (lower, upper) else { return Vec::new() };
-    if last < first {
-        return Vec::new();
-    }
-    let span = Span { first, last };
+    let upper = traces.into_iter().flatten().chain(needs.iter().map(|span| span.last)).max();
+    let Some(span) = lower.zip(upper).and_then(|(first, last)| Span::new(first, last)) else { return Vec::new() };
     let missing = wal.map_or(vec![span], |wal| wal.segments.missing(span));
     missing.into_iter().map(|span| TimelineSpan { timeline, span }).collect()
 }
@@ -108,7 +100,7 @@ fn gaps_of(inventory: &Inventory, timeline: TimelineId) -> Vec<TimelineSpan> {
 /// The first segment of a timeline, if the WAL before it is there: then it should be there too.
 fn first_after_fork(inventory: &Inventory, timeline: TimelineId) -> Option<SegmentNumber> {
     let path = TimelinePath::to(inventory, timeline).ok()?;
-    let begin = path.step(timeline)?.begin;
+    let begin = path.begin();
     let first = inventory.segment_size.containing(begin);
     let before = SegmentNumber(first.0.checked_sub(1)?);
     let there = inventory.timeline(path.owner(before)).is_some_and(|wal| wal.segments.has(before));

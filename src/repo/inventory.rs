@@ -1,27 +1,16 @@
-//! What a generation holds, from one pass over its listing: WAL by timeline, backups, and what is not known.
+//! What a generation holds: WAL by timeline, backups, and what is not known. `stocktaking` takes it.
 //!
-//! Only backups' summaries and history files are read, and one segment's header where no backup tells how long segments are.
-//! Memory grows with the number of backups and gaps, and by four bytes a segment. Damage is part of the inventory; a store that
-//! does not answer is an error, for then nobody knows.
+//! Memory grows with the number of gaps and of backups' objects, and by four bytes a segment; [`super::holdings`] adds every object
+//! of WAL.
 
 use std::collections::BTreeMap;
 
-use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
-
-use super::archive::ReadBounds;
-use super::backups::BackupListing;
-use super::error::RepoError;
-use super::identity::Identity;
-use super::layout::{Generation, Layout, WalKey};
+use super::BackupId;
+use super::layout::Generation;
 use super::manifest::BackupSummary;
 use super::stored_backups::StoredBackup;
-use super::wal_object::Expected;
-use super::wal_runs::{Run, Runs};
-use super::{BackupId, Repository, backups};
-use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
-use crate::storage::object_store::Visit;
-use crate::storage::{Listed, ObjectStoreExt};
+use super::timeline_wal::{History, TimelineWal};
+use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentSize, TimelineId};
 
 /// All that one generation of a repository holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,35 +29,6 @@ pub struct Inventory {
     pub unknown: Unknown,
 }
 
-/// The WAL of one timeline.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TimelineWal {
-    /// Its whole segments.
-    pub segments: Runs,
-    /// Segments of which an unfinished copy is there.
-    pub partials: Vec<SegmentNumber>,
-    /// Segments in which a base backup began, by PostgreSQL's notes.
-    pub notes: Vec<SegmentNumber>,
-    /// Where it comes from.
-    pub history: History,
-    /// Bytes of all its objects.
-    pub stored_bytes: u64,
-    /// When the newest of them was stored, by the store's clock.
-    pub newest: Option<Timestamp>,
-}
-
-/// A timeline's history file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum History {
-    /// It is not in the repository.
-    #[default]
-    Absent,
-    /// What it says.
-    Known(HistoryFile),
-    /// It cannot be read.
-    Damaged(String),
-}
-
 /// Objects that this pgark does not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unknown {
@@ -79,14 +39,30 @@ pub struct Unknown {
 }
 
 const MOST_EXAMPLES: usize = 5;
-/// Small reads at once.
-const READS: usize = 8;
-const PAGE: usize = 1000;
 
 impl Inventory {
     /// The backups that exist.
     pub fn whole_backups(&self) -> impl Iterator<Item = &BackupSummary> {
         self.backups.iter().filter_map(StoredBackup::summary)
+    }
+
+    /// What the manifests say that can be read, also of backups that cannot be restored.
+    pub fn manifests(&self) -> impl Iterator<Item = &BackupSummary> {
+        self.backups.iter().filter_map(StoredBackup::manifest)
+    }
+
+    /// The length of segments as the newest backup tells it.
+    pub fn told_segment_size(&self) -> Option<SegmentSize> {
+        let ours = self.manifests().filter(|summary| summary.ident() == self.ident);
+        self.whole_backups().last().or(ours.last()).and_then(BackupSummary::segment_size)
+    }
+
+    /// Goes over from the provisional numbers of segments to those of a size.
+    pub(super) fn number(&mut self, size: SegmentSize) {
+        self.segment_size = size;
+        for (timeline, wal) in &mut self.timelines {
+            wal.number(*timeline, size, &mut self.unknown);
+        }
     }
 
     /// A backup by its name.
@@ -97,6 +73,12 @@ impl Inventory {
     /// A timeline's WAL, if there is any.
     pub fn timeline(&self, timeline: TimelineId) -> Option<&TimelineWal> {
         self.timelines.get(&timeline)
+    }
+
+    /// Whether a whole segment of this name is there.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        let number = self.segment_size.number(segment).ok();
+        self.timeline(segment.timeline).zip(number).is_some_and(|(wal, number)| wal.segments.has(number))
     }
 
     /// The history files that can be read.
@@ -114,337 +96,15 @@ impl Inventory {
 
     /// The bytes of all backups' objects, whole or not.
     pub fn backup_bytes(&self) -> u64 {
-        self.backups.iter().map(|backup| backup.listing.stored_bytes).sum()
+        self.backups.iter().map(|backup| backup.listing.stored_bytes()).sum()
     }
 }
 
 impl Unknown {
-    fn note(&mut self, name: &str) {
+    pub(super) fn note(&mut self, name: &str) {
         self.count += 1;
         if self.examples.len() < MOST_EXAMPLES {
             self.examples.push(name.to_owned());
         }
-    }
-}
-
-impl Repository {
-    /// Takes the inventory of a generation: one listing, and some small reads.
-    pub async fn take_inventory(&self, identity: &Identity) -> Result<Inventory, RepoError> {
-        let (generation, ident) = (identity.generation, identity.ident());
-        let mut pass = Pass::new(&self.layout);
-        let everything = self.layout.generation(generation);
-        self.store.visit_after(&everything, None, PAGE, |listed| pass.take(listed)).await?;
-        let Pass { mut timelines, backups: listings, mut unknown, .. } = pass;
-        let backups = self.read_backups(generation, ident, listings).await?;
-        self.read_histories(generation, ident, &mut timelines).await?;
-        let segment_size = self.segment_size(generation, &backups, &timelines).await?;
-        for (timeline, wal) in &mut timelines {
-            wal.number(*timeline, segment_size, &mut unknown);
-        }
-        Ok(Inventory { generation, ident, segment_size, timelines, backups, unknown })
-    }
-
-    async fn read_histories(
-        &self,
-        generation: Generation,
-        ident: ClusterIdent,
-        timelines: &mut BTreeMap<TimelineId, TimelineWal>,
-    ) -> Result<(), RepoError> {
-        let archive = &self.archive(generation);
-        let wanted = timelines.iter().filter(|(_, wal)| wal.history != History::Absent).map(|(timeline, _)| *timeline);
-        let reads = wanted.collect::<Vec<_>>().into_iter().map(|timeline| async move {
-            let expected = Expected { name: WalName::History(timeline), ident: Some(ident), segment_size: None };
-            let history = match archive.read(expected, Vec::new(), &ReadBounds::default()).await {
-                Ok(Some((_, text))) => match HistoryFile::parse(timeline, &text) {
-                    Ok(history) => History::Known(history),
-                    Err(error) => History::Damaged(error.to_string()),
-                },
-                Ok(None) => History::Absent,
-                Err(RepoError::Damaged { key, reason }) => History::Damaged(format!("`{key}`: {reason}")),
-                Err(error) => return Err(error),
-            };
-            Ok((timeline, history))
-        });
-        let outcomes: Vec<Result<_, RepoError>> = stream::iter(reads).buffered(READS).collect().await;
-        for outcome in outcomes {
-            let (timeline, history) = outcome?;
-            timelines.entry(timeline).or_default().history = history;
-        }
-        Ok(())
-    }
-
-    /// A backup tells it; else the header of the first or the last segment.
-    async fn segment_size(
-        &self,
-        generation: Generation,
-        backups: &[StoredBackup],
-        timelines: &BTreeMap<TimelineId, TimelineWal>,
-    ) -> Result<SegmentSize, RepoError> {
-        let told = backups.iter().rev().find_map(|backup| backup.summary().and_then(BackupSummary::segment_size));
-        if let Some(size) = told {
-            return Ok(size);
-        }
-        let named = |timeline: &TimelineId, number| WalName::Segment(RAW.name(*timeline, number));
-        let first = timelines.iter().find_map(|(t, wal)| wal.segments.first().map(|n| named(t, n)));
-        let last = timelines.iter().rev().find_map(|(t, wal)| wal.segments.last().map(|n| named(t, n)));
-        let partial = timelines
-            .iter()
-            .find_map(|(t, wal)| wal.partials.first().map(|number| WalName::Partial(RAW.name(*t, *number))));
-        let mut failure = None;
-        for name in [first, last, partial].into_iter().flatten() {
-            match self.archive(generation).header_of(name).await {
-                Ok(Some(header)) => {
-                    if let Some(size) = header.segment_size.and_then(|bytes| SegmentSize::new(bytes).ok()) {
-                        return Ok(size);
-                    }
-                }
-                Ok(None) => {}
-                Err(error @ RepoError::Damaged { .. }) => failure = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        failure.map_or(Ok(SegmentSize::DEFAULT), Err)
-    }
-}
-
-/// While the length of segments is not known they are numbered as if they were of the smallest, which has room for every name.
-const RAW: SegmentSize = SegmentSize::SMALLEST;
-
-/// What was seen of the listing so far.
-struct Pass<'a> {
-    layout: &'a Layout,
-    timelines: BTreeMap<TimelineId, TimelineWal>,
-    backups: Vec<BackupListing>,
-    unknown: Unknown,
-}
-
-impl<'a> Pass<'a> {
-    fn new(layout: &'a Layout) -> Self {
-        Pass { layout, timelines: BTreeMap::new(), backups: Vec::new(), unknown: Unknown::default() }
-    }
-
-    fn take(&mut self, listed: &Listed) -> Visit {
-        if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
-            backups::note_piece(&mut self.backups, id, piece, listed);
-            return Visit::More;
-        }
-        let known = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key));
-        let name = match known {
-            Some((_, WalKey::File(name))) => name,
-            Some((_, WalKey::OtherPartial(segment, _))) => WalName::Partial(segment),
-            None => {
-                self.unknown.note(&listed.name);
-                return Visit::More;
-            }
-        };
-        let Some(number) = name.segment().map_or(Some(SegmentNumber(0)), |segment| RAW.number(segment).ok()) else {
-            self.unknown.note(&listed.name);
-            return Visit::More;
-        };
-        let stored = listed.modified.and_then(|time| Timestamp::try_from(time).ok());
-        let wal = self.timelines.entry(name.timeline()).or_default();
-        wal.stored_bytes += listed.size;
-        wal.newest = wal.newest.max(stored);
-        match name {
-            WalName::Segment(_) => wal.segments.append(Run::of(number, listed.size, stored)),
-            WalName::Partial(_) if wal.partials.last() == Some(&number) => {}
-            WalName::Partial(_) => wal.partials.push(number),
-            WalName::Backup { .. } => wal.notes.push(number),
-            // Read later.
-            WalName::History(_) => wal.history = History::Damaged(String::new()),
-        }
-        Visit::More
-    }
-}
-
-impl TimelineWal {
-    /// Goes over from the provisional numbers to those of the cluster's segment size.
-    fn number(&mut self, timeline: TimelineId, size: SegmentSize, unknown: &mut Unknown) {
-        let name = |number: SegmentNumber| -> SegmentName { RAW.name(timeline, number) };
-        let mut segments = Runs::default();
-        for mut run in std::mem::take(&mut self.segments).into_vec() {
-            // Piece by piece within 4 GiB: there, numbers are consecutive whatever the size.
-            loop {
-                let to_border = RAW.segments_per_log() - run.first.0 % RAW.segments_per_log();
-                let (piece, rest) = run.cut(to_border);
-                let room = size.segments_per_log().saturating_sub(u64::from(name(piece.first).segment));
-                let beyond = match size.number(name(piece.first)) {
-                    Ok(first) => {
-                        let (fitting, beyond) = piece.cut(room);
-                        segments.append(fitting.moved_to(first));
-                        beyond
-                    }
-                    Err(_) => Some(piece),
-                };
-                for number in beyond.iter().flat_map(|beyond| beyond.first.0..=beyond.last().0) {
-                    unknown.note(&name(SegmentNumber(number)).to_string());
-                }
-                match rest {
-                    Some(rest) => run = rest,
-                    None => break,
-                }
-            }
-        }
-        self.segments = segments;
-        let place = |number: &SegmentNumber| size.number(name(*number)).ok();
-        self.partials = self.partials.iter().filter_map(place).collect();
-        self.notes = self.notes.iter().filter_map(place).collect();
-    }
-
-    /// The last segment that must have been whole once: it is there, or something of the next one is.
-    pub fn last_trace(&self) -> Option<SegmentNumber> {
-        let before = |numbers: &[SegmentNumber]| {
-            let last = numbers.iter().max().and_then(|number| number.0.checked_sub(1));
-            last.map(SegmentNumber)
-        };
-        self.segments.last().max(before(&self.partials)).max(before(&self.notes))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::repo::manifest_entries::{Manifest, PartEntry};
-    use crate::repo::sample::{at, id, lsn, summary};
-    use crate::repo::stored_backups::BackupState;
-    use crate::repo::wal_object::{Provenance, WalObject};
-    use crate::repo::{BackupKey, Writer};
-    use crate::storage::memory::MemoryStore;
-    use crate::storage::{ObjectStore, UserMetadata};
-    use crate::stream::{Sha256, pack};
-
-    struct Sample {
-        store: Arc<MemoryStore>,
-        repository: Repository,
-        identity: Identity,
-    }
-
-    async fn repository() -> Sample {
-        let store = Arc::new(MemoryStore::default());
-        let repository = Repository::new(store.clone(), "main".parse().unwrap());
-        let ident = ClusterIdent { system_id: crate::postgres::SystemId(7), major: 15.try_into().unwrap() };
-        let writer = Writer { host: "db1".into(), pid: 1, version: "0" };
-        repository.find_or_begin(ident, at(0), &writer).await.unwrap();
-        let identity = repository.read_identity(Generation::FIRST).await.unwrap().unwrap();
-        Sample { store, repository, identity }
-    }
-
-    impl Sample {
-        async fn put(&self, key: &str, bytes: &[u8]) {
-            let bytes = bytes.to_vec().into();
-            self.store.put(&key.parse().unwrap(), bytes, &UserMetadata::new()).await.unwrap();
-        }
-
-        async fn put_wal(&self, name: &str, text: &[u8], size: Option<SegmentSize>) {
-            let packed = pack(text, text.len() as u64, 1, WalObject::ROOM, |_, _| Ok(()), |_| {}).unwrap();
-            let from = Provenance {
-                name: name.parse().unwrap(),
-                ident: self.identity.ident(),
-                segment_size: size,
-                written: at(0),
-                writer: Writer { host: "db1".into(), pid: 1, version: "0" },
-            };
-            let object = WalObject::build(from, packed, None).unwrap();
-            let key = self.repository.layout.wal_file(Generation::FIRST, name.parse().unwrap());
-            self.put(key.as_str(), &object.bytes).await;
-        }
-
-        async fn put_backup(&self, begun: i64, parts: u32) {
-            let summary = summary(id(begun), 1, lsn(2, 10), lsn(3, 50), at(begun + 10));
-            let part = |part| PartEntry { part, stored: 1, sha256: Sha256([0; 32]) };
-            let parts = (1..=parts).map(part).collect();
-            let mut manifest = Manifest { summary, parts, directories: vec![], files: vec![], bad_pages: vec![] };
-            manifest.sum_up();
-            self.repository.put_manifest(&manifest).await.unwrap();
-        }
-
-        async fn take(&self) -> Inventory {
-            self.repository.take_inventory(&self.identity).await.unwrap()
-        }
-    }
-
-    fn run<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
-    }
-
-    fn number(name: &str) -> u64 {
-        SegmentSize::DEFAULT.number(name.parse().unwrap()).unwrap().0
-    }
-
-    #[test]
-    fn wal_is_counted_by_timeline_in_runs() {
-        run(async {
-            let sample = repository().await;
-            let names = ["0000000100000000000000FD", "0000000100000000000000FE", "0000000100000000000000FF"];
-            for name in names.iter().chain(&["000000010000000100000000", "000000010000000100000003"]) {
-                sample.put_wal(name, b"x", Some(SegmentSize::DEFAULT)).await;
-            }
-            sample.put_wal("000000010000000100000004.partial", b"x", Some(SegmentSize::DEFAULT)).await;
-            sample.put_wal("000000010000000100000003.00000028.backup", b"x", None).await;
-            sample.put_wal("00000002.history", b"1\t1/4000000\tx\n", None).await;
-            sample.put_wal("00000003.history", b"nonsense", None).await;
-            // No segment of a cluster with segments of 16 MiB.
-            sample.put("main/1/wal/00000001/00000001/000000010000000100000100.zst", b"x").await;
-            sample.put("main/1/wal/00000001/elsewhere.zst", b"x").await;
-            sample.put("main/1/backup/nobody/manifest.json.zst", b"x").await;
-
-            let inventory = sample.take().await;
-            assert_eq!(inventory.segment_size, SegmentSize::DEFAULT);
-            let wal = &inventory.timelines[&TimelineId::FIRST];
-            let runs: Vec<_> = wal.segments.iter().map(|run| (run.first.0, run.last().0)).collect();
-            let ends = (number(names[0]), number("000000010000000100000000"));
-            let single = number("000000010000000100000003");
-            assert_eq!(runs, [ends, (single, single)]);
-            assert_eq!((wal.partials.len(), wal.notes.len(), wal.segments.count()), (1, 1, 5));
-            assert_eq!(wal.last_trace(), Some(SegmentNumber(single)));
-            let histories: Vec<_> = inventory.timelines.values().map(|wal| &wal.history).collect();
-            assert!(matches!(histories[..], [History::Absent, History::Known(_), History::Damaged(_)]));
-            assert_eq!((inventory.unknown.count, inventory.unknown.examples.len()), (3, 3), "{:?}", inventory.unknown);
-        });
-    }
-
-    #[test]
-    fn damaged_backups_are_found_not_fatal() {
-        run(async {
-            let sample = repository().await;
-            let key = |begun, piece| sample.repository.layout.backup(Generation::FIRST, id(begun), piece);
-            for begun in [0, 60, 120, 180] {
-                sample.put_backup(begun, 2).await;
-                sample.put(key(begun, BackupKey::Part(1)).as_str(), b"1").await;
-                if begun != 120 {
-                    sample.put(key(begun, BackupKey::Part(2)).as_str(), b"2").await;
-                }
-            }
-            sample.store.corrupt(&key(60, BackupKey::Manifest), |bytes| bytes.truncate(20));
-            sample.put(key(240, BackupKey::Part(1)).as_str(), b"1").await;
-            sample.put(key(180, BackupKey::Keep).as_str(), b"{}").await;
-
-            let inventory = sample.take().await;
-            assert_eq!(inventory.segment_size, SegmentSize::SMALLEST, "as the backups say");
-            let states: Vec<String> = inventory
-                .backups
-                .iter()
-                .map(|backup| match &backup.state {
-                    BackupState::Whole(_) => format!("whole, kept: {}", backup.listing.kept),
-                    BackupState::Damaged(reason) => reason.clone(),
-                    BackupState::Unfinished => "unfinished".into(),
-                })
-                .collect();
-            assert_eq!(states[0], "whole, kept: false");
-            assert!(states[1].contains("manifest.json.zst`"), "{}", states[1]);
-            assert!(states[2].contains("1 of its 2 parts are missing") && states[2].contains("part/00000002.tar.zst"));
-            assert_eq!(states[3..], ["whole, kept: true", "unfinished"]);
-            assert_eq!(sample.repository.stored_backups(&sample.identity).await.unwrap(), inventory.backups);
-        });
-    }
-
-    #[test]
-    fn an_empty_generation_is_an_empty_inventory() {
-        run(async {
-            let inventory = repository().await.take().await;
-            assert!(inventory.timelines.is_empty() && inventory.backups.is_empty());
-        });
     }
 }

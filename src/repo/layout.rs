@@ -75,6 +75,16 @@ pub enum WalKey {
     OtherPartial(SegmentName, String),
 }
 
+impl WalKey {
+    /// The WAL file that it holds.
+    pub fn name(&self) -> WalName {
+        match self {
+            WalKey::File(name) => *name,
+            WalKey::OtherPartial(segment, _) => WalName::Partial(*segment),
+        }
+    }
+}
+
 /// What a key below `backup/` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BackupKey {

@@ -106,8 +106,7 @@ impl Repository {
         let prefix = self.layout.records(KIND);
         self.store
             .visit_after(&prefix, None, 1000, |object| {
-                let written = object.modified.and_then(|time| time.try_into().ok());
-                listed.extend(object.name.parse().ok().map(|key| (key, written)));
+                listed.extend(object.name.parse().ok().map(|key| (key, object.written())));
                 Visit::More
             })
             .await?;

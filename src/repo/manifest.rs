@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_id::BackupId;
 use super::layout::Generation;
+use super::wal_runs::Span;
 use crate::postgres::control_details::RecordedSettings;
 use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, SegmentSize, SystemId, TimelineId};
 
@@ -105,11 +106,16 @@ impl BackupSummary {
         SegmentSize::new(self.segment_size).ok()
     }
 
-    /// The first and the last segment without which the copy cannot be made consistent.
+    /// The segments without which the copy cannot be made consistent, of a cluster with this size of segments.
+    pub fn own_wal(&self, size: SegmentSize) -> Span {
+        Span { first: size.containing(self.start_lsn), last: size.ending_at(self.stop_lsn) }
+    }
+
+    /// The first and the last of them.
     pub fn wal_needed(&self) -> Option<(SegmentName, SegmentName)> {
         let size = self.segment_size()?;
-        let first = size.name(self.timeline, size.containing(self.start_lsn));
-        Some((first, size.name(self.timeline, size.ending_at(self.stop_lsn))))
+        let span = self.own_wal(size);
+        Some((size.name(self.timeline, span.first), size.name(self.timeline, span.last)))
     }
 
     /// What is wrong with a summary that was found under `id` in `generation`.

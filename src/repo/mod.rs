@@ -4,7 +4,6 @@
 //! clock and touches no local file: times are arguments.
 
 pub mod absence;
-pub mod ancestry;
 pub mod archive;
 pub mod backup_id;
 pub mod backup_parts;
@@ -22,10 +21,10 @@ pub mod layout;
 pub mod lease;
 pub mod manifest;
 pub mod manifest_entries;
+mod needed;
 pub mod outlook;
 pub mod planning;
 pub mod policy;
-mod reach;
 pub mod restore_plan;
 pub mod restore_target;
 pub mod retention;
@@ -41,9 +40,12 @@ pub mod select;
 mod select_model;
 #[cfg(test)]
 mod select_world;
+mod stocktaking;
 pub mod stored_backups;
 pub mod stored_object;
+pub mod stored_parts;
 pub mod timeline_path;
+pub mod timeline_wal;
 pub mod unreachable;
 pub mod verify;
 pub mod wal_object;

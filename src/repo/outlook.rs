@@ -51,7 +51,7 @@ fn after(now: Timestamp, age: SignedDuration) -> Timestamp {
 fn horizon(holdings: &Holdings, policy: &Policy, now: Timestamp) -> i64 {
     let ages = [policy.keep_within, policy.wal_within].into_iter().flatten();
     let ages = ages.max().unwrap_or_default().saturating_add(GRACE + VALID).as_secs();
-    let marks = holdings.backups.iter().filter_map(|backup| backup.mark.as_ref()?.until).max();
+    let marks = holdings.marks.values().filter_map(|mark| mark.until).max();
     let last = marks.into_iter().chain(holdings.newest()).max().unwrap_or(now).max(now);
     let wait = last.duration_since(now).as_secs().saturating_add_unsigned(ages).saturating_add(2);
     wait.min(Timestamp::MAX.duration_since(now).as_secs())

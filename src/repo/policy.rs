@@ -31,15 +31,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy {
-            keep_full: None,
-            keep_within: None,
-            keep_daily: None,
-            keep_weekly: None,
-            keep_monthly: None,
-            wal_within: None,
-            min_full: 1,
-        }
+        Policy::NONE
     }
 }
 
@@ -77,6 +69,17 @@ impl fmt::Display for Rule {
 }
 
 impl Policy {
+    /// No rule at all.
+    pub const NONE: Policy = Policy {
+        keep_full: None,
+        keep_within: None,
+        keep_daily: None,
+        keep_weekly: None,
+        keep_monthly: None,
+        wal_within: None,
+        min_full: 1,
+    };
+
     /// Whether it wants nothing to be deleted.
     pub fn is_empty(&self) -> bool {
         !self.chooses() && self.wal_within.is_none()
@@ -137,15 +140,7 @@ pub fn before(time: Timestamp, age: Duration) -> Timestamp {
 mod tests {
     use super::*;
 
-    const NONE: Policy = Policy {
-        keep_full: None,
-        keep_within: None,
-        keep_daily: None,
-        keep_weekly: None,
-        keep_monthly: None,
-        wal_within: None,
-        min_full: 1,
-    };
+    const NONE: Policy = Policy::NONE;
 
     /// Backups of 2026, as `month-day hour`, newest first; the ones that are wanted.
     fn wanted<'a>(policy: Policy, times: &[&'a str], now: &str) -> Vec<&'a str> {

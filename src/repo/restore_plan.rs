@@ -9,7 +9,7 @@ use super::layout::Generation;
 use super::manifest::BackupSummary;
 use super::restore_target::Target;
 use super::timeline_path::{Step, TimelineSpan};
-use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 /// A restore that can be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct RestorePlan {
     pub wal: Vec<WalRange>,
     /// What shows that the target will be reached.
     pub proof: Proof,
+    /// The first segment behind that WAL which is missing, although later WAL is there.
+    pub gap: Option<SegmentName>,
     /// What a person should know before.
     pub warnings: Vec<String>,
 }
@@ -117,7 +119,7 @@ pub struct OffPath {
     pub left_at: Option<Lsn>,
 }
 
-/// Why a target cannot be reached.
+/// Why a target cannot be reached. In words, `it` is the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreachable {
     /// There is no backup at all.
@@ -167,8 +169,6 @@ pub enum Unreachable {
     },
     /// No backup ended before the target.
     BeforeFirstBackup {
-        /// The target.
-        target: Target,
         /// The backup that ended first, or the one asked for.
         backup: BackupId,
         /// Where it ended.
@@ -180,8 +180,6 @@ pub enum Unreachable {
     },
     /// WAL is missing on the way.
     Gap {
-        /// The target.
-        target: Target,
         /// The backup to begin with.
         backup: BackupId,
         /// What is missing.
@@ -204,8 +202,6 @@ pub enum Unreachable {
     },
     /// The position was written on a timeline that the way leaves before it.
     BehindTheFork {
-        /// The position.
-        lsn: Lsn,
         /// The timeline to be followed.
         timeline: TimelineId,
         /// The one that has the position.
@@ -239,6 +235,24 @@ impl RestorePlan {
     pub(super) fn with_warnings(mut self, more: Vec<String>) -> Self {
         self.warnings.extend(more);
         self
+    }
+
+    /// For `wal-fetch --accept-end-at`: a missing segment that shall not stop this recovery. From 15 on PostgreSQL reads ahead, and
+    /// asks for what lies behind the target before it sees that it may stop. With a target nothing can be lost: if it is not reached
+    /// before that segment, PostgreSQL stops with an error.
+    pub fn accept_end_at(&self, target: &Target) -> Option<SegmentName> {
+        match target {
+            Target::Latest => None,
+            // `expire` may delete what lies behind the backup, and leave later WAL.
+            Target::Immediate => self.gap.or_else(|| self.behind_the_backup()),
+            Target::Time(_) | Target::Lsn(_) | Target::Xid(_) | Target::Name(_) => self.gap,
+        }
+    }
+
+    fn behind_the_backup(&self) -> Option<SegmentName> {
+        let size = self.backup.segment_size()?;
+        let last = size.ending_at(self.backup.stop_lsn);
+        Some(size.name(self.timeline, SegmentNumber(last.0 + 1)))
     }
 
     /// How many segments are replayed.
@@ -287,8 +301,8 @@ impl fmt::Display for Proof {
             }
             Proof::SegmentIsThere { segment, last: true } => write!(
                 f,
-                "segment `{segment}`, in which it lies, is the last in the repository: PostgreSQL stops there if a record begins at \
-                 the target or behind it, and says so if not"
+                "segment `{segment}`, in which it lies, is the last that can be replayed: PostgreSQL stops there if a record begins \
+                 at the target or behind it, and says so if not"
             ),
             Proof::LaterCommit { segment, at } => {
                 write!(f, "segment `{segment}` has a commit of {at}, behind the target")

@@ -18,11 +18,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::backup_id::BackupId;
-use super::holdings::{HeldBackup, Holdings};
+use super::backups::BackupListing;
+use super::holdings::Holdings;
 use super::layout::{BackupKey, Generation, Layout, WalKey};
 use super::lease::Held;
+use super::needed::{Needed, Ways};
 use super::policy::{Policy, Rule, before};
-use super::reach::{Needed, Reach};
+use super::stored_backups::StoredBackup;
 use crate::postgres::TimelineId;
 use crate::storage::ObjectKey;
 
@@ -137,7 +139,7 @@ impl ExpirePlan {
     pub fn make(holdings: &Holdings, policy: &Policy, now: Timestamp) -> Self {
         let leases: Vec<&Held> = (holdings.leases.iter())
             .filter(|held| held.is_valid(now))
-            .filter(|held| held.lease.as_ref().is_none_or(|lease| lease.generation == holdings.generation))
+            .filter(|held| held.lease.as_ref().is_none_or(|lease| lease.generation == holdings.generation()))
             .collect();
         let mut keep = whole(holdings, &leases, policy, now);
         let (unfinished, begun) = unfinished(holdings, &leases, now);
@@ -147,25 +149,25 @@ impl ExpirePlan {
         };
         let present = holdings.wal.iter().filter_map(|wal| wal.modified).max().unwrap_or(now);
         let window = wished.min(present).min(before(begun.min(now), GRACE));
-        let reach = Reach::of(holdings);
-        let frozen = reach.as_ref().err().copied().or_else(|| frozen(holdings, &leases));
+        let ways = Ways::of(holdings);
+        let frozen = ways.as_ref().err().copied().or_else(|| frozen(holdings, &leases));
         let mut unneeded = Vec::new();
-        match &reach {
-            Ok(reach) => {
-                let needed = needed(reach, &mut keep, &leases, window, policy.wal_within.is_none());
-                unneeded = reach.not_needed(&needed, window);
+        match &ways {
+            Ok(ways) => {
+                let needed = needed(ways, &mut keep, &leases, window, policy.wal_within.is_none());
+                unneeded = ways.not_needed(&needed, window);
             }
             // What moments of the window need cannot be told either.
             Err(_) => {
-                all_whole(holdings).for_each(|backup| keep.entry(backup.id).or_default().extend([Why::Unreadable]))
+                all_whole(holdings).for_each(|backup| keep.entry(backup.id()).or_default().extend([Why::Unreadable]))
             }
         }
         if frozen.is_some() || policy.is_empty() {
             unneeded.clear();
         }
         keep.extend(unfinished);
-        let mut backups: Vec<&HeldBackup> =
-            holdings.backups.iter().filter(|backup| !keep.contains_key(&backup.id)).collect();
+        let mut backups: Vec<&BackupListing> =
+            listings(holdings).filter(|backup| !keep.contains_key(&backup.id)).collect();
         backups.sort_by_key(|backup| (backup.manifest().is_none(), written(backup), backup.id));
         let mut delete: Vec<Deletion> = backups.into_iter().map(delete_backup).collect();
         delete.extend(unneeded.iter().map(|wal| Deletion {
@@ -174,7 +176,7 @@ impl ExpirePlan {
             reason: NOT_NEEDED,
         }));
         ExpirePlan {
-            generation: holdings.generation,
+            generation: holdings.generation(),
             refused: too_much(holdings, &delete),
             delete,
             keep: keep.into_iter().map(|(id, why)| Stay { id, why }).collect(),
@@ -199,17 +201,16 @@ fn whole(holdings: &Holdings, leases: &[&Held], policy: &Policy, now: Timestamp)
     let mut stay = |id, why| stays.entry(id).or_default().extend([why]);
     let mut timed: Vec<(Timestamp, BackupId)> = Vec::new();
     for backup in all_whole(holdings) {
-        let Some(manifest) = backup.manifest() else { continue };
-        match (backup.facts, manifest.modified) {
-            (None, _) => stay(backup.id, Why::Unreadable),
-            (Some(_), None) => stay(backup.id, Why::NoTime),
-            (Some(_), Some(time)) => timed.push((time, backup.id)),
+        match (backup.manifest(), written(&backup.listing)) {
+            (None, _) => stay(backup.id(), Why::Unreadable),
+            (Some(_), None) => stay(backup.id(), Why::NoTime),
+            (Some(_), Some(time)) => timed.push((time, backup.id())),
         }
-        if let Some(mark) = backup.mark_at(now) {
-            stay(backup.id, Why::Marked(mark.until));
+        if let Some(mark) = holdings.mark_at(backup.id(), now) {
+            stay(backup.id(), Why::Marked(mark.until));
         }
-        if is_leased(leases, backup.id) {
-            stay(backup.id, Why::InUse);
+        if is_leased(leases, backup.id()) {
+            stay(backup.id(), Why::InUse);
         }
     }
     timed.sort_unstable_by(|a, b| b.cmp(a));
@@ -223,8 +224,13 @@ fn whole(holdings: &Holdings, leases: &[&Held], policy: &Policy, now: Timestamp)
     stays
 }
 
-fn all_whole(holdings: &Holdings) -> impl Iterator<Item = &HeldBackup> {
-    holdings.backups.iter().filter(|backup| backup.manifest().is_some())
+fn listings(holdings: &Holdings) -> impl Iterator<Item = &BackupListing> {
+    holdings.inventory.backups.iter().map(|backup| &backup.listing)
+}
+
+/// Those with a manifest. What lacks parts is not worth less here: its operator shall see it.
+fn all_whole(holdings: &Holdings) -> impl Iterator<Item = &StoredBackup> {
+    holdings.inventory.backups.iter().filter(|backup| backup.listing.manifest().is_some())
 }
 
 /// Why nobody knows all that is needed.
@@ -232,7 +238,7 @@ fn frozen(holdings: &Holdings, leases: &[&Held]) -> Option<&'static str> {
     if leases.iter().any(|held| held.lease.is_none()) {
         return Some("there is a lease that cannot be read");
     }
-    let unreadable = all_whole(holdings).any(|backup| backup.facts.is_none());
+    let unreadable = all_whole(holdings).any(|backup| backup.manifest().is_none());
     unreadable.then_some("a manifest cannot be read: nobody knows which WAL that backup needs")
 }
 
@@ -245,7 +251,7 @@ fn unfinished(holdings: &Holdings, leases: &[&Held], now: Timestamp) -> (Stays, 
     let mut stays = Stays::new();
     let mut begun = now;
     let young = before(now, GRACE);
-    for backup in holdings.backups.iter().filter(|backup| backup.manifest().is_none()) {
+    for backup in listings(holdings).filter(|backup| backup.manifest().is_none()) {
         let times = || backup.pieces.iter().map(|piece| piece.modified);
         let mut why = BTreeSet::new();
         if times().any(|time| time.is_none_or(|time| time >= young)) {
@@ -258,7 +264,7 @@ fn unfinished(holdings: &Holdings, leases: &[&Held], now: Timestamp) -> (Stays, 
             begun = begun.min(times().flatten().min().unwrap_or(now));
         }
         // Without its manifest a copy can still be unpacked by hand.
-        if let Some(mark) = backup.mark_at(now) {
+        if let Some(mark) = holdings.mark_at(backup.id, now) {
             why.insert(Why::Marked(mark.until));
         }
         if !why.is_empty() {
@@ -270,49 +276,50 @@ fn unfinished(holdings: &Holdings, leases: &[&Held], now: Timestamp) -> (Stays, 
 
 /// When the oldest backup that is wanted for long was written.
 fn oldest(holdings: &Holdings, stays: &Stays) -> Timestamp {
-    let wanted = |backup: &&HeldBackup| {
-        stays.get(&backup.id).is_some_and(|why| why.iter().any(|why| *why != Why::InUse)) && backup.facts.is_some()
+    let wanted = |backup: &&StoredBackup| {
+        stays.get(&backup.id()).is_some_and(|why| why.iter().any(|why| *why != Why::InUse))
+            && backup.manifest().is_some()
     };
-    let times = holdings.backups.iter().filter(wanted).map(|backup| written(backup).unwrap_or(Timestamp::MIN));
+    let times = all_whole(holdings).filter(wanted).map(|backup| written(&backup.listing).unwrap_or(Timestamp::MIN));
     times.min().unwrap_or(Timestamp::MIN)
 }
 
 /// The WAL that must stay. The backups without which moments of the window would be lost join those that stay.
-fn needed(reach: &Reach<'_>, stays: &mut Stays, leases: &[&Held], window: Timestamp, all_ways: bool) -> Needed {
+fn needed(ways: &Ways<'_>, stays: &mut Stays, leases: &[&Held], window: Timestamp, all_ways: bool) -> Needed {
     let mut needed = Needed::default();
     let wanted: BTreeSet<BackupId> = stays.keys().copied().collect();
     // With a window of its own a backup that is older than need be would hold more WAL than wished for.
     let preferred = if all_ways { wanted.clone() } else { BTreeSet::new() };
-    for (timeline, first) in reach.live(window) {
-        for anchor in reach.anchors(timeline, first, &preferred) {
+    for (timeline, first) in ways.live(window) {
+        for anchor in ways.anchors(timeline, first, &preferred) {
             stays.entry(anchor).or_default().insert(Why::Window(timeline));
-            needed.add(reach.way_from(anchor, timeline));
+            needed.add(ways.way_from(anchor, timeline));
         }
     }
     for (id, why) in stays.iter() {
         if why.contains(&Why::Newest) || (all_ways && wanted.contains(id)) {
-            needed.add(reach.all_ways_from(*id));
+            needed.add(ways.all_ways_from(*id));
         }
-        needed.add(reach.own_of(*id));
+        needed.add(ways.own_of(*id));
     }
-    leases.iter().filter_map(|held| held.lease.as_ref()).for_each(|lease| needed.add(reach.leased(lease)));
+    leases.iter().filter_map(|held| held.lease.as_ref()).for_each(|lease| needed.add(ways.leased(lease)));
     needed.join();
     needed
 }
 
 /// When a backup was finished, or the last of its pieces was written.
-fn written(backup: &HeldBackup) -> Option<Timestamp> {
+fn written(backup: &BackupListing) -> Option<Timestamp> {
     match backup.manifest() {
         Some(manifest) => manifest.modified,
         None => backup.pieces.iter().filter_map(|piece| piece.modified).max(),
     }
 }
 
-fn delete_backup(backup: &HeldBackup) -> Deletion {
+fn delete_backup(backup: &BackupListing) -> Deletion {
     let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
     // The manifest is the least.
     pieces.sort_unstable();
-    let bytes = backup.bytes();
+    let bytes = backup.stored_bytes();
     match backup.manifest() {
         Some(_) => Deletion { what: Doomed::Backup(backup.id, pieces), bytes, reason: NOT_WANTED },
         None => Deletion { what: Doomed::Remains(backup.id, pieces), bytes, reason: DEAD },
@@ -325,8 +332,8 @@ fn too_much(holdings: &Holdings, delete: &[Deletion]) -> Option<String> {
     let counted = delete.iter().filter(|deletion| !matches!(deletion.what, Doomed::Remains(..)));
     let backups = delete.iter().filter(|deletion| matches!(deletion.what, Doomed::Backup(..))).count();
     let (bytes, all) = (counted.map(|deletion| deletion.bytes).sum::<u64>(), all_whole(holdings).count());
-    let all_bytes =
-        all_whole(holdings).map(HeldBackup::bytes).sum::<u64>() + holdings.wal.iter().map(|wal| wal.bytes).sum::<u64>();
+    let all_bytes = all_whole(holdings).map(|backup| backup.listing.stored_bytes()).sum::<u64>()
+        + holdings.wal.iter().map(|wal| wal.bytes).sum::<u64>();
     if backups * 2 > all {
         return Some(format!("{backups} of {all} backups would go at once"));
     }

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::backup_id::BackupId;
-use super::holdings::{HeldBackup, HeldWal};
+use super::holdings::HeldWal;
 use super::layout::Generation;
 use super::lease::Held;
 use super::policy::Policy;
 use super::retention::{Doomed, ExpirePlan};
-use super::retention_world::{SIZE, World, hour, size, timeline};
+use super::retention_world::{SIZE, World, hour, list, size, timeline};
+use super::stored_backups::StoredBackup;
 use crate::postgres::{SegmentNumber, WalName};
 
 fn name(place: (u32, u64)) -> WalName {
@@ -41,7 +42,7 @@ fn place_of(wal: &HeldWal) -> Option<Place> {
 
 impl<'a> Model<'a> {
     fn origin(&self, of: u32) -> Option<Option<(u32, u64)>> {
-        let known = of == 1 || self.world.holdings.histories.contains_key(&timeline(of));
+        let known = of == 1 || self.world.has_history(of);
         known.then(|| self.world.parents.get(&of).copied())
     }
 
@@ -228,37 +229,40 @@ fn judge(seed: u64, seen: &mut Seen) {
     let leases: Vec<&Held> = leases.iter().filter(ours).copied().collect();
     let is_leased = |id| leases.iter().any(|held| held.lease.as_ref().is_none_or(|lease| lease.backup == id));
     let stays = |id| plan.keep.iter().any(|stay| stay.id == id);
-    let marked = |backup: &HeldBackup| match &backup.mark {
+    let marked = |id| match holdings.marks.get(&id) {
         Some(mark) => mark.until.is_none_or(|until| until > now),
         None => false,
     };
-    seen.lapsed += holdings.backups.iter().filter(|backup| backup.mark.is_some() && !marked(backup)).count();
+    seen.lapsed += holdings.marks.keys().filter(|id| !marked(**id)).count();
+    let listings = || holdings.inventory.backups.iter().map(|backup| &backup.listing);
     let mut begun = now;
-    for backup in holdings.backups.iter().filter(|backup| backup.manifest().is_none()) {
+    for backup in listings().filter(|backup| backup.manifest().is_none()) {
         let young = backup.pieces.iter().any(|piece| piece.modified.is_none_or(|time| time + day >= now));
         if young || is_leased(backup.id) {
             begun = begun.min(backup.pieces.iter().filter_map(|piece| piece.modified).min().unwrap_or(now));
         }
-        assert_eq!(stays(backup.id), young || is_leased(backup.id) || marked(backup));
+        assert_eq!(stays(backup.id), young || is_leased(backup.id) || marked(backup.id));
         seen.remains += usize::from(!stays(backup.id));
     }
 
     // Whole ones.
-    let whole: Vec<&HeldBackup> = holdings.backups.iter().filter(|backup| backup.manifest().is_some()).collect();
-    let time = |backup: &HeldBackup| backup.manifest().unwrap().modified;
-    let readable = || whole.iter().filter(|backup| backup.facts.is_some());
-    let timed: Vec<_> = readable().filter_map(|backup| Some((time(backup)?, backup.id))).collect();
+    let has_manifest = |backup: &&StoredBackup| backup.listing.manifest().is_some();
+    let whole: Vec<&StoredBackup> = holdings.inventory.backups.iter().filter(has_manifest).collect();
+    let time = |backup: &StoredBackup| backup.listing.manifest().unwrap().modified;
+    let readable = || whole.iter().filter(|backup| backup.manifest().is_some());
+    let timed: Vec<_> = readable().filter_map(|backup| Some((time(backup)?, backup.id()))).collect();
     let newest = timed.iter().max().map(|(_, id)| *id);
-    let lasting = |backup: &HeldBackup| {
-        backup.facts.is_none() || time(backup).is_none() || marked(backup) || newest == Some(backup.id)
+    let lasting = |backup: &StoredBackup| {
+        let marked = marked(backup.id());
+        backup.manifest().is_none() || time(backup).is_none() || marked || newest == Some(backup.id())
     };
     let by_policy = wanted(&timed, &policy, now);
     let lasting: BTreeSet<BackupId> =
-        whole.iter().filter(|b| lasting(b) || by_policy.contains(&b.id)).map(|b| b.id).collect();
-    let leased = whole.iter().map(|backup| backup.id).filter(|id| is_leased(*id));
+        whole.iter().filter(|b| lasting(b) || by_policy.contains(&b.id())).map(|b| b.id()).collect();
+    let leased = whole.iter().map(|backup| backup.id()).filter(|id| is_leased(*id));
     let kept: BTreeSet<BackupId> = lasting.iter().copied().chain(leased).collect();
 
-    let oldest = readable().filter(|b| lasting.contains(&b.id)).map(|b| time(b).unwrap_or(Timestamp::MIN)).min();
+    let oldest = readable().filter(|b| lasting.contains(&b.id())).map(|b| time(b).unwrap_or(Timestamp::MIN)).min();
     let wished = match policy.wal_within {
         Some(age) => now - SignedDuration::try_from(age).unwrap(),
         None => oldest.unwrap_or(Timestamp::MIN),
@@ -268,8 +272,8 @@ fn judge(seed: u64, seen: &mut Seen) {
     assert_eq!(plan.window, window);
 
     let copies = readable().map(|backup| {
-        let base = backup.facts.unwrap().base;
-        (backup.id, base.timeline.get(), base.start.0, base.stop.0)
+        let summary = backup.manifest().unwrap();
+        (backup.id(), summary.timeline.get(), summary.start_lsn.0, summary.stop_lsn.0)
     });
     let segments = |all: &BTreeSet<&Doomed>| -> BTreeSet<Place> {
         let left = holdings.wal.iter().filter(|wal| !all.contains(&Doomed::Wal(wal.key.clone())));
@@ -298,7 +302,7 @@ fn judge(seed: u64, seen: &mut Seen) {
         }
     }
     let expected: BTreeSet<BackupId> = kept.union(&anchors).copied().collect();
-    let found: BTreeSet<BackupId> = whole.iter().map(|backup| backup.id).filter(|id| stays(*id)).collect();
+    let found: BTreeSet<BackupId> = whole.iter().map(|backup| backup.id()).filter(|id| stays(*id)).collect();
     assert_eq!(found, expected, "backups that stay");
     seen.anchors += anchors.difference(&kept).count();
     seen.deleted_backups += whole.len() - found.len();
@@ -347,8 +351,9 @@ fn judge(seed: u64, seen: &mut Seen) {
     assert_eq!(plan.still(&plan), plan.delete);
     // A second run with what is left has nothing to do.
     let mut rest = holdings.clone();
-    rest.backups.retain(|backup| stays(backup.id));
+    rest.inventory.backups.retain(|backup| stays(backup.id()));
     rest.wal.retain(|wal| !gone.contains(&Doomed::Wal(wal.key.clone())));
+    list(&mut rest);
     assert_eq!(ExpirePlan::make(&rest, &policy, now).delete, [], "the second run");
 }
 

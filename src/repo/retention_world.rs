@@ -2,20 +2,25 @@
 //! dead backups, marks, leases, objects without a time.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::ancestry::Base;
 use super::backup_id::BackupId;
-use super::holdings::{BackupFacts, HeldBackup, HeldWal, Holdings, Piece};
+use super::backups::{BackupListing, Piece};
+use super::holdings::{HeldWal, Holdings};
 use super::keep::Mark;
-use super::layout::{BackupKey, Generation, WalKey};
+use super::layout::{BackupKey, Generation, Layout, WalKey};
 use super::lease::{Held, Lease};
 use super::policy::Policy;
+use super::sample::{empty, summary};
+use super::stocktaking::Pass;
+use super::stored_backups::{BackupState, StoredBackup};
+use super::timeline_wal::History;
 use crate::postgres::{HistoryFile, Lsn, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::storage::Listed;
 
 pub(super) const SIZE: u64 = 1 << 20;
 
@@ -29,6 +34,26 @@ pub(super) fn timeline(number: u32) -> TimelineId {
 
 pub(super) fn hour(hours: i64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_hours(hours)
+}
+
+/// Makes the inventory's WAL of the objects, as a listing does.
+pub(super) fn list(holdings: &mut Holdings) {
+    let layout = Layout::new("main".parse().unwrap());
+    let key = |wal: &HeldWal| layout.wal_key(Generation::FIRST, &wal.key).to_string();
+    let listed =
+        |wal: &HeldWal| Listed { name: key(wal), size: wal.bytes, modified: wal.modified.map(SystemTime::from) };
+    let mut all: Vec<Listed> = holdings.wal.iter().map(listed).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut pass = Pass::new(&layout);
+    for listed in &all {
+        pass.take(listed);
+    }
+    let inventory = &mut holdings.inventory;
+    let before = std::mem::replace(&mut inventory.timelines, pass.timelines);
+    for (timeline, wal) in &mut inventory.timelines {
+        wal.history = before.get(timeline).map(|before| before.history.clone()).unwrap_or_default();
+    }
+    inventory.number(size());
 }
 
 /// A repository as it came to be.
@@ -45,14 +70,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn random(seed: u64) -> Self {
-        let holdings = Holdings {
-            generation: Generation::FIRST,
-            backups: vec![],
-            wal: vec![],
-            histories: BTreeMap::new(),
-            leases: vec![],
-            unknown: vec![],
-        };
+        let holdings =
+            Holdings { inventory: empty(), wal: vec![], marks: BTreeMap::new(), leases: vec![], unknown: vec![] };
         let rng = StdRng::seed_from_u64(seed);
         let tips = BTreeMap::from([(1, 3 * SIZE)]);
         let mut world = World { rng, now: 0, parents: BTreeMap::new(), tips, live: 1, holdings, next_id: 0 };
@@ -62,7 +81,14 @@ impl World {
         if world.rng.random_bool(0.1) {
             world.now += world.rng.random_range(0..500);
         }
+        list(&mut world.holdings);
         world
+    }
+
+    /// Whether the history file of a timeline is there.
+    pub(super) fn has_history(&self, of: u32) -> bool {
+        let wal = self.holdings.inventory.timelines.get(&timeline(of));
+        wal.is_some_and(|wal| matches!(wal.history, History::Known(_)))
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -137,14 +163,21 @@ impl World {
             let segment = size().name(timeline(self.live), SegmentNumber(start / SIZE));
             self.store(WalName::Backup { segment, offset: (start % SIZE) as u32 });
         }
-        let mut facts = None;
+        let mut state = BackupState::Unfinished;
         if !dead {
             pieces.push(Piece { key: BackupKey::Manifest, bytes: 2, modified: self.modified() });
-            let base = Base { timeline: timeline(self.live), start: Lsn(start), stop: Lsn(stop) };
-            facts = (self.rng.random_range(0..400) > 0).then_some(BackupFacts { base, segment_size: size() });
+            let summary = Box::new(summary(id, self.live, Lsn(start), Lsn(stop), hour(self.now)));
+            state = match self.rng.random_range(0..400) {
+                0 => BackupState::Damaged("it is empty".into(), None),
+                // What lacks parts needs its WAL, too.
+                1..40 => BackupState::Damaged("parts are missing".into(), Some(summary)),
+                _ => BackupState::Whole(summary),
+            };
         }
         if !pieces.is_empty() {
-            self.holdings.backups.push(HeldBackup { id, pieces, facts, mark });
+            self.holdings.marks.extend(mark.map(|mark| (id, mark)));
+            let listing = BackupListing { id, pieces };
+            self.holdings.inventory.backups.push(StoredBackup { listing, state });
         }
     }
 
@@ -171,18 +204,19 @@ impl World {
         entries.reverse();
         if !self.chance(10) {
             let history = HistoryFile::parse(timeline(number), entries.concat().as_bytes()).unwrap();
-            self.holdings.histories.insert(timeline(number), history);
+            let wal = self.holdings.inventory.timelines.entry(timeline(number)).or_default();
+            wal.history = History::Known(history);
             self.store(WalName::History(timeline(number)));
         }
     }
 
     fn lease(&mut self) {
-        let count = self.holdings.backups.len();
+        let count = self.holdings.inventory.backups.len();
         if count == 0 || !self.chance(40) {
             return;
         }
-        let backup = &self.holdings.backups[self.rng.random_range(0..count)];
-        let (id, from) = (backup.id, backup.facts.map_or(Lsn(5 * SIZE), |facts| facts.base.start));
+        let backup = &self.holdings.inventory.backups[self.rng.random_range(0..count)];
+        let (id, from) = (backup.id(), backup.manifest().map_or(Lsn(5 * SIZE), |summary| summary.start_lsn));
         let generation = Generation(if self.chance(10) { 2 } else { 1 });
         let until = self.chance(50).then_some(Lsn(from.0 + 3 * SIZE));
         let lease = self.rng.random_range(0..50) > 0;

@@ -6,12 +6,14 @@
 //! (`InitWalRecovery` in `xlogrecovery.c`). So here: the history files in between must all be there, and a backup beside the
 //! way is passed over. Unlike there, the answer is the same for every backup, and a missing history file is a reason to stop.
 
-use super::inventory::{History, Inventory};
+use super::inventory::Inventory;
 use super::manifest::BackupSummary;
 use super::restore_plan::{OffPath, Unreachable};
 use super::restore_target::{Request, TargetTimeline};
 use super::stored_backups::BackupState;
 use super::timeline_path::{NoPath, Reach, TimelinePath};
+use super::timeline_wal::History;
+use super::wal_runs::Span;
 use crate::postgres::{SegmentNumber, TimelineId};
 
 /// A backup and the way from it.
@@ -93,7 +95,7 @@ fn wanted<'a>(inventory: &'a Inventory, request: &Request) -> Result<Vec<&'a Bac
         let backup = inventory.backup(id).ok_or(Unreachable::NoSuchBackup(id))?;
         return match &backup.state {
             BackupState::Whole(summary) => Ok(vec![summary]),
-            BackupState::Damaged(reason) => Err(Unreachable::BackupDamaged(id, reason.clone())),
+            BackupState::Damaged(reason, _) => Err(Unreachable::BackupDamaged(id, reason.clone())),
             BackupState::Unfinished => Err(Unreachable::BackupUnfinished(id)),
         };
     }
@@ -104,7 +106,7 @@ fn wanted<'a>(inventory: &'a Inventory, request: &Request) -> Result<Vec<&'a Bac
     let (mut damaged, mut unfinished) = (Vec::new(), Vec::new());
     for backup in &inventory.backups {
         match &backup.state {
-            BackupState::Damaged(reason) => damaged.push((backup.listing.id, reason.clone())),
+            BackupState::Damaged(reason, _) => damaged.push((backup.listing.id, reason.clone())),
             _ => unfinished.push(backup.listing.id),
         }
     }
@@ -157,12 +159,8 @@ fn on_path<'a>(
     inventory: &Inventory,
 ) -> Result<Route<'a>, OffPath> {
     let off = |left_at| OffPath { backup: backup.id, timeline: backup.timeline, stop: backup.stop_lsn, left_at };
-    let step = path.step(backup.timeline).ok_or_else(|| off(None))?;
-    if step.end.is_some_and(|end| backup.stop_lsn > end) {
-        return Err(off(step.end));
-    }
-    let size = inventory.segment_size;
-    let (first, stop) = (size.containing(backup.start_lsn), size.ending_at(backup.stop_lsn));
+    path.step_of(backup).map_err(off)?;
+    let Span { first, last: stop } = backup.own_wal(inventory.segment_size);
     let reach = path.reach(inventory, first);
     Ok(Route { backup, timeline, path, first, stop, reach })
 }

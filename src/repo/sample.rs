@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::backups::BackupListing;
-use super::inventory::{History, Inventory, Unknown};
+use super::backups::{BackupListing, Piece};
+use super::inventory::{Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
 use super::restore_target::Indexes;
 use super::stored_backups::{BackupState, StoredBackup};
+use super::timeline_wal::History;
 use super::wal_runs::Run;
-use super::{BackupId, Generation};
+use super::{BackupId, BackupKey, Generation};
 use crate::postgres::control_details::{RecordedSettings, WalLevel};
 use crate::postgres::timeline::HistoryEntry;
 use crate::postgres::wal_index::{CommitTimes, RestorePoint, WalIndex};
@@ -120,10 +121,12 @@ impl Inventory {
     }
 
     pub(super) fn with_state(mut self, begun: i64, state: BackupState) -> Self {
-        let complete = state != BackupState::Unfinished;
-        let modified = Some(at(begun + 12).into());
-        let listing =
-            BackupListing { id: id(begun), complete, kept: false, parts: 1, stored_bytes: 10 << 20, modified };
+        let piece = |key, bytes| Piece { key, bytes, modified: Some(at(begun + 12)) };
+        let mut pieces = vec![piece(BackupKey::Part(1), 10 << 20)];
+        if state != BackupState::Unfinished {
+            pieces.insert(0, piece(BackupKey::Manifest, 0));
+        }
+        let listing = BackupListing { id: id(begun), pieces };
         self.backups.push(StoredBackup { listing, state });
         self.backups.sort_by_key(|backup| backup.listing.id);
         self

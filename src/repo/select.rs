@@ -127,7 +127,6 @@ impl<'a> Selector<'a> {
         }
         let first = &routes[routes.len() - 1].backup;
         let too_late = || Unreachable::BeforeFirstBackup {
-            target: self.request.target.clone(),
             backup: first.id,
             stop: first.stop_lsn,
             stopped: first.stopped,
@@ -152,6 +151,7 @@ impl<'a> Selector<'a> {
             path: path.copied().collect(),
             wal: route.path.spans(route.first, last).into_iter().map(range).collect(),
             proof,
+            gap: route.reach.went_on.map(|_| route.path.name(route.reach.next.1)),
             warnings: Vec::new(),
         };
         self.warn_of_damaged(&mut plan);
@@ -163,7 +163,7 @@ impl<'a> Selector<'a> {
         let begun = plan.backup.id.begun();
         for backup in &self.inventory.backups {
             let id = backup.listing.id;
-            if let BackupState::Damaged(reason) = &backup.state
+            if let BackupState::Damaged(reason, _) = &backup.state
                 && id.begun() >= begun
                 && self.request.backup.is_none()
             {
@@ -177,7 +177,7 @@ impl<'a> Selector<'a> {
         let highest = super::routes::highest_timeline(self.inventory);
         let known = |timeline| {
             let wal = self.inventory.timeline(timeline);
-            wal.is_some_and(|wal| wal.history != super::inventory::History::Absent)
+            wal.is_some_and(|wal| wal.history != super::timeline_wal::History::Absent)
         };
         let above = (plan.timeline.get() + 1..=highest.get()).filter_map(crate::postgres::TimelineId::new);
         if let Some(missing) = above.into_iter().find(|timeline| !known(*timeline)) {
@@ -221,12 +221,12 @@ impl<'a> Selector<'a> {
         };
         let backup = route.backup.id;
         let Some(last) = route.end() else {
-            return Unreachable::Gap { target, backup, missing: missing(route.stop), newest: None };
+            return Unreachable::Gap { backup, missing: missing(route.stop), newest: None };
         };
         let newest = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
         if let Some(went_on) = route.reach.went_on {
             let to = needed.map_or(went_on, |needed| needed.min(went_on));
-            return Unreachable::Gap { target, backup, missing: missing(to), newest: Some(newest) };
+            return Unreachable::Gap { backup, missing: missing(to), newest: Some(newest) };
         }
         if let Some(stray) = self.stray(route) {
             let fork = route.path.step(timeline).map(|step| step.begin).unwrap_or_default();
@@ -236,7 +236,7 @@ impl<'a> Selector<'a> {
             let left = route.path.steps().iter().rev().filter_map(|step| Some((step.timeline, step.end?)));
             let has = |timeline| inventory.timeline(timeline).is_some_and(|wal| wal.segments.has(needed));
             if let Some((parent, left_at)) = left.into_iter().find(|(timeline, end)| end <= lsn && has(*timeline)) {
-                return Unreachable::BehindTheFork { lsn: *lsn, timeline: route.timeline, parent, left_at };
+                return Unreachable::BehindTheFork { timeline: route.timeline, parent, left_at };
             }
         }
         Unreachable::Beyond { target, newest, last_commit }
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_passed_over_and_said() {
         let inventory = archive()
-            .with_state(400, BackupState::Damaged("it is empty".into()))
+            .with_state(400, BackupState::Damaged("it is empty".into(), None))
             // Its own WAL is missing.
             .with_backup(700, 1, lsn(9, 10), lsn(10, 50));
         let plan = plan(&inventory, &Request::to(Target::Lsn(lsn(8, 50))));

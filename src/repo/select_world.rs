@@ -155,7 +155,7 @@ impl World {
             inventory = inventory.with_state(begun, BackupState::Whole(Box::new(summary)));
         }
         for begun in &self.damaged {
-            inventory = inventory.with_state(*begun, BackupState::Damaged("it is empty".into()));
+            inventory = inventory.with_state(*begun, BackupState::Damaged("it is empty".into(), None));
         }
         inventory
     }

@@ -8,14 +8,12 @@ use futures_util::{StreamExt, stream};
 
 use super::Repository;
 use super::backup_id::BackupId;
-use super::backups::{BackupListing, note_piece};
+use super::backups::BackupListing;
 use super::error::RepoError;
 use super::identity::Identity;
 use super::layout::{BackupKey, Generation};
 use super::manifest::BackupSummary;
 use crate::postgres::ClusterIdent;
-use crate::storage::ObjectStoreExt;
-use crate::storage::object_store::Visit;
 
 /// A backup, and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +29,35 @@ pub struct StoredBackup {
 pub enum BackupState {
     /// It does.
     Whole(Box<BackupSummary>),
-    /// Its manifest cannot be used.
-    Damaged(String),
+    /// It cannot be restored: why, and what its manifest says, if that can be read.
+    Damaged(String, Option<Box<BackupSummary>>),
     /// It has no manifest: still being taken, or never finished.
     Unfinished,
 }
 
 /// Small reads at once.
 const READS: usize = 8;
-const PAGE: usize = 1000;
 
 impl StoredBackup {
+    /// Its name.
+    pub fn id(&self) -> BackupId {
+        self.listing.id
+    }
+
     /// The summary of a backup that exists.
     pub fn summary(&self) -> Option<&BackupSummary> {
         match &self.state {
             BackupState::Whole(summary) => Some(summary),
             _ => None,
+        }
+    }
+
+    /// What its manifest says, even of a backup that cannot be restored.
+    pub fn manifest(&self) -> Option<&BackupSummary> {
+        match &self.state {
+            BackupState::Whole(summary) => Some(summary),
+            BackupState::Damaged(_, summary) => summary.as_deref(),
+            BackupState::Unfinished => None,
         }
     }
 }
@@ -55,32 +66,32 @@ impl Repository {
     /// The backups of a generation without its WAL, in the order of their names.
     pub async fn stored_backups(&self, identity: &Identity) -> Result<Vec<StoredBackup>, RepoError> {
         let listings = self.list_backups(identity.generation).await?;
-        self.read_backups(identity.generation, identity.ident(), listings).await
+        self.read_backups(identity.generation, identity.ident(), listings, &[]).await
     }
 
     /// One backup; `None` if nothing of it is there.
     pub async fn stored_backup(&self, identity: &Identity, id: BackupId) -> Result<Option<StoredBackup>, RepoError> {
-        let mut found = Vec::new();
-        let below = self.layout.backup_prefix(identity.generation, id);
-        self.store
-            .visit_after(&below, None, PAGE, |listed| {
-                if let Some((_, id, piece)) = self.layout.parse_backup(&listed.name) {
-                    note_piece(&mut found, id, piece, listed);
-                }
-                Visit::More
-            })
-            .await?;
-        Ok(self.read_backups(identity.generation, identity.ident(), found).await?.pop())
+        let found = self.list_backups_below(&self.layout.backup_prefix(identity.generation, id)).await?;
+        Ok(self.read_backups(identity.generation, identity.ident(), found, &[]).await?.pop())
     }
 
+    /// Reads the manifests of these backups, but for those of `known` ones that are as they were.
     pub(super) async fn read_backups(
         &self,
         generation: Generation,
         ident: ClusterIdent,
         listings: Vec<BackupListing>,
+        known: &[StoredBackup],
     ) -> Result<Vec<StoredBackup>, RepoError> {
-        let reads = listings.into_iter().map(|listing| async move {
-            let state = self.backup_state(generation, ident, &listing).await?;
+        let known = |listing: &BackupListing| {
+            let same = known.iter().find(|known| known.listing == *listing && known.manifest().is_some());
+            same.map(|known| known.state.clone())
+        };
+        let reads = listings.into_iter().map(|listing| (known(&listing), listing)).map(|(known, listing)| async move {
+            let state = match known {
+                Some(state) => state,
+                None => self.backup_state(generation, ident, &listing).await?,
+            };
             Ok(StoredBackup { listing, state })
         });
         let outcomes: Vec<_> = stream::iter(reads).buffered(READS).collect().await;
@@ -93,76 +104,60 @@ impl Repository {
         ident: ClusterIdent,
         listing: &BackupListing,
     ) -> Result<BackupState, RepoError> {
-        if !listing.complete {
+        if listing.manifest().is_none() {
             return Ok(BackupState::Unfinished);
         }
         let summary = match self.read_summary(generation, listing.id).await {
             Ok(Some(summary)) => summary,
             // Deleted since it was listed.
             Ok(None) => return Ok(BackupState::Unfinished),
-            Err(RepoError::Damaged { key, reason }) => return Ok(BackupState::Damaged(format!("`{key}`: {reason}"))),
+            Err(RepoError::Damaged { key, reason }) => return Ok(damaged(format!("`{key}`: {reason}"), None)),
+            Err(RepoError::Store(error)) if error.is_bad_medium() => return Ok(damaged(error.to_string(), None)),
             Err(error) => return Err(error),
         };
         if summary.ident() != ident {
-            return Ok(BackupState::Damaged(format!("it is of another cluster ({})", summary.ident())));
+            return Ok(damaged(format!("it is of another cluster ({})", summary.ident()), Some(summary)));
         }
-        if listing.parts < summary.parts {
-            return self.missing_parts(generation, &summary).await;
+        if let Some(reason) = self.missing_parts(listing, &summary) {
+            return Ok(damaged(reason, Some(summary)));
         }
-        if listing.stored_bytes < summary.stored_bytes {
-            return self.short_parts(generation, &summary).await;
+        if listing.stored_bytes() < summary.stored_bytes {
+            return self.short_parts(listing, summary).await;
         }
         Ok(BackupState::Whole(Box::new(summary)))
     }
 
-    async fn missing_parts(&self, generation: Generation, summary: &BackupSummary) -> Result<BackupState, RepoError> {
-        let mut there = BTreeSet::new();
-        let below = self.layout.backup_prefix(generation, summary.id);
-        self.store
-            .visit_after(&below, None, PAGE, |listed| {
-                if let Some((_, _, BackupKey::Part(number))) = self.layout.parse_backup(&listed.name) {
-                    there.insert(number);
-                }
-                Visit::More
-            })
-            .await?;
+    fn missing_parts(&self, listing: &BackupListing, summary: &BackupSummary) -> Option<String> {
+        let there: BTreeSet<u32> = listing.parts().map(|(number, _)| number).collect();
         let missing = summary.parts.saturating_sub(there.len() as u32);
-        let first = (1..=summary.parts).find(|number| !there.contains(number));
-        Ok(match first {
-            None => BackupState::Whole(Box::new(summary.clone())),
-            Some(first) => {
-                let key = self.layout.backup(generation, summary.id, BackupKey::Part(first));
-                BackupState::Damaged(format!("{missing} of its {} parts are missing, `{key}` first", summary.parts))
-            }
-        })
+        let first = (1..=summary.parts).find(|number| !there.contains(number)).filter(|_| missing > 0)?;
+        let key = self.layout.backup(summary.generation, summary.id, BackupKey::Part(first));
+        Some(format!("{missing} of its {} parts are missing, `{key}` first", summary.parts))
     }
 
     /// Some part is shorter than it was: the manifest tells which.
-    async fn short_parts(&self, generation: Generation, summary: &BackupSummary) -> Result<BackupState, RepoError> {
-        let mut sizes = BTreeMap::new();
-        let below = self.layout.backup_prefix(generation, summary.id);
-        self.store
-            .visit_after(&below, None, PAGE, |listed| {
-                if let Some((_, _, BackupKey::Part(number))) = self.layout.parse_backup(&listed.name) {
-                    sizes.insert(number, listed.size);
-                }
-                Visit::More
-            })
-            .await?;
-        let manifest = match self.read_manifest(generation, summary.id).await {
+    async fn short_parts(&self, listing: &BackupListing, summary: BackupSummary) -> Result<BackupState, RepoError> {
+        let manifest = match self.read_manifest(summary.generation, summary.id).await {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(BackupState::Unfinished),
-            Err(RepoError::Damaged { key, reason }) => return Ok(BackupState::Damaged(format!("`{key}`: {reason}"))),
+            Err(RepoError::Damaged { key, reason }) => {
+                return Ok(damaged(format!("`{key}`: {reason}"), Some(summary)));
+            }
             Err(error) => return Err(error),
         };
+        let sizes: BTreeMap<u32, u64> = listing.parts().collect();
         let other = manifest.parts.iter().find(|part| sizes.get(&part.part) != Some(&part.stored));
         Ok(match other {
-            None => BackupState::Whole(Box::new(summary.clone())),
+            None => BackupState::Whole(Box::new(summary)),
             Some(part) => {
-                let key = self.layout.backup(generation, summary.id, BackupKey::Part(part.part));
+                let key = self.layout.backup(summary.generation, summary.id, BackupKey::Part(part.part));
                 let (there, whole) = (sizes.get(&part.part).copied().unwrap_or_default(), part.stored);
-                BackupState::Damaged(format!("`{key}` is {there} bytes long, but was written with {whole}"))
+                damaged(format!("`{key}` is {there} bytes long, but was written with {whole}"), Some(summary))
             }
         })
     }
+}
+
+fn damaged(reason: String, summary: Option<BackupSummary>) -> BackupState {
+    BackupState::Damaged(reason, summary.map(Box::new))
 }

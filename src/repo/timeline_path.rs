@@ -4,7 +4,9 @@
 //! target's history, newest first, but none that began in a later segment. So the segment in which a timeline was left
 //! belongs to the newest timeline that began in it: its copy has the parent's WAL up to the fork, then its own.
 
-use super::inventory::{History, Inventory, TimelineWal};
+use super::inventory::Inventory;
+use super::manifest::BackupSummary;
+use super::timeline_wal::{History, TimelineWal};
 use super::wal_runs::Span;
 use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
@@ -58,11 +60,13 @@ pub struct Reach {
 }
 
 impl TimelinePath {
-    /// The way to `timeline`. Of one without a history file it is known only if nothing before it is wanted.
+    /// The way to `timeline`. That of a timeline without a history file nobody knows.
     pub fn to(inventory: &Inventory, timeline: TimelineId) -> Result<Self, NoPath> {
         let mut steps = Vec::new();
         let mut begin = Lsn::INVALID;
         match inventory.timeline(timeline).map(|wal| &wal.history) {
+            // The first one needs none.
+            _ if timeline == TimelineId::FIRST => {}
             Some(History::Known(history)) => {
                 for entry in &history.entries {
                     steps.push(Step { timeline: entry.parent, begin, end: Some(entry.switch) });
@@ -70,7 +74,6 @@ impl TimelinePath {
                 }
             }
             Some(History::Damaged(reason)) => return Err(NoPath::HistoryDamaged(reason.clone())),
-            _ if timeline == TimelineId::FIRST => {}
             _ => return Err(NoPath::HistoryMissing),
         }
         steps.push(Step { timeline, begin, end: None });
@@ -83,14 +86,39 @@ impl TimelinePath {
         TimelinePath { steps, size: inventory.segment_size }
     }
 
+    /// The way to `timeline` as far as anybody knows it: where its history file cannot be read, that of one who stays on it.
+    pub fn as_known(inventory: &Inventory, timeline: TimelineId) -> Self {
+        Self::to(inventory, timeline).unwrap_or_else(|_| Self::only(inventory, timeline))
+    }
+
+    /// The same way in segments of another size.
+    pub fn in_segments_of(self, size: SegmentSize) -> Self {
+        TimelinePath { size, ..self }
+    }
+
     /// The timelines, oldest first.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
+    /// Where the last one begins.
+    pub fn begin(&self) -> Lsn {
+        self.steps.last().map(|step| step.begin).unwrap_or_default()
+    }
+
     /// A timeline's place on the way.
     pub fn step(&self, timeline: TimelineId) -> Option<&Step> {
         self.steps.iter().find(|step| step.timeline == timeline)
+    }
+
+    /// The place on the way where a backup becomes consistent. `Err`: it lies beside; its timeline was left here, if that is on
+    /// the way at all.
+    pub fn step_of(&self, backup: &BackupSummary) -> Result<&Step, Option<Lsn>> {
+        let step = self.step(backup.timeline).ok_or(None)?;
+        match step.end {
+            Some(end) if backup.stop_lsn > end => Err(Some(end)),
+            _ => Ok(step),
+        }
     }
 
     /// The timeline whose copy of a segment is replayed.
@@ -112,6 +140,42 @@ impl TimelinePath {
     fn last_of(&self, index: usize) -> Option<SegmentNumber> {
         let later = self.steps[index + 1..].iter().map(|step| self.size.containing(step.begin).0);
         later.min().map(|begin| SegmentNumber(begin.saturating_sub(1)))
+    }
+
+    /// The segments without which a backup of the last timeline cannot be made consistent, by their owners. A manifest may claim any
+    /// number of them.
+    pub fn spans_of(&self, backup: &BackupSummary) -> Vec<TimelineSpan> {
+        let Span { first, last } = backup.own_wal(self.size);
+        self.spans(first, last)
+    }
+
+    /// All copies that a replay of these segments may read. The one in which a timeline was left counts twice: whoever stays on that
+    /// timeline reads its own.
+    pub fn copies(&self, of: Span) -> Vec<TimelineSpan> {
+        let copies = self.steps.iter().filter_map(|step| {
+            let last = step.end.map_or(Span::LAST, |end| self.size.ending_at(end));
+            let span = Span::new(self.size.containing(step.begin), last)?.common(of)?;
+            Some(TimelineSpan { timeline: step.timeline, span })
+        });
+        copies.collect()
+    }
+
+    /// What is stored on the way, whoever owns it, without what is missing in between.
+    pub fn runs(&self, inventory: &Inventory) -> Vec<Span> {
+        let mut runs: Vec<Span> = Vec::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let last = self.last_of(index).unwrap_or(Span::LAST);
+            let own = Span::new(self.size.containing(step.begin), last);
+            let own = own.filter(|own| self.index_of_owner(own.first) == index);
+            let (Some(own), Some(wal)) = (own, inventory.timeline(step.timeline)) else { continue };
+            for span in wal.segments.within(own) {
+                match runs.last_mut() {
+                    Some(run) if run.last.0 + 1 == span.first.0 => run.last = span.last,
+                    _ => runs.push(span),
+                }
+            }
+        }
+        runs
     }
 
     /// The segments from `from` to `to`, by their owners.
@@ -158,7 +222,7 @@ impl TimelinePath {
         let last = self.steps.last().map(|step| step.timeline);
         let children = last.map(|last| last_before_forks(inventory, last));
         let backups = inventory.whole_backups().filter(|backup| Some(backup.timeline) == last);
-        let stops = backups.map(|backup| Some(self.size.ending_at(backup.stop_lsn)));
+        let stops = backups.map(|backup| Some(backup.own_wal(self.size).last));
         own.chain(children).chain(stops).flatten().filter(|trace| *trace >= next).max()
     }
 
@@ -197,7 +261,7 @@ impl Reach {
 
     /// Whether a segment is within it.
     pub fn has(&self, number: SegmentNumber) -> bool {
-        self.there.iter().any(|there| (there.span.first..=there.span.last).contains(&number))
+        self.there.iter().any(|there| there.span.has(number))
     }
 }
 
@@ -219,4 +283,75 @@ pub fn last_before_forks(inventory: &Inventory, timeline: TimelineId) -> Option<
     let left = entries.filter(|entry| entry.parent == timeline);
     let left = left.map(|entry| inventory.segment_size.containing(entry.switch).0);
     left.max().and_then(|number| number.checked_sub(1)).map(SegmentNumber)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{at, empty, id, lsn, summary, timeline};
+    use super::*;
+
+    /// Timeline 2 left 1 in segment 5, timeline 3 left 2 at the border before segment 9; nobody knows where 4 is from.
+    fn inventory() -> Inventory {
+        let second = [(1, lsn(5, 40))];
+        let third = [(1, lsn(5, 40)), (2, lsn(9, 0))];
+        empty()
+            .with_wal(1, 3..=6)
+            .with_history(2, &second)
+            .with_wal(2, 5..=7)
+            .with_history(3, &third)
+            .with_wal(3, 9..=9)
+    }
+
+    fn path(to: u32) -> TimelinePath {
+        TimelinePath::as_known(&inventory(), timeline(to))
+    }
+
+    fn backup(on: u32, start: Lsn, stop: Lsn) -> BackupSummary {
+        summary(id(60), on, start, stop, at(70))
+    }
+
+    fn span(first: u64, last: u64) -> Span {
+        Span { first: SegmentNumber(first), last: SegmentNumber(last) }
+    }
+
+    #[test]
+    fn a_replay_may_read_the_copies_of_all_ancestors() {
+        let onward = Span::onward(SegmentNumber(3));
+        let copies = |to| -> Vec<(u32, Span)> {
+            path(to).copies(onward).iter().map(|on| (on.timeline.get(), on.span)).collect()
+        };
+        let end = Span::LAST.0;
+        assert_eq!(copies(1), [(1, onward)]);
+        assert_eq!(copies(2), [(1, span(3, 5)), (2, span(5, end))]);
+        assert_eq!(copies(3), [(1, span(3, 5)), (2, span(5, 8)), (3, span(9, end))]);
+        assert_eq!(copies(4), [(4, onward)]);
+    }
+
+    #[test]
+    fn what_lies_behind_the_switch_is_not_on_the_way() {
+        let late = backup(1, lsn(4, 40), lsn(5, 41));
+        assert_eq!(path(2).step_of(&late), Err(Some(lsn(5, 40))));
+        assert!(path(1).step_of(&late).is_ok());
+        assert!(path(2).step_of(&backup(1, lsn(4, 40), lsn(5, 40))).is_ok());
+        assert_eq!(path(1).step_of(&backup(2, lsn(6, 0), lsn(7, 0))), Err(None));
+    }
+
+    #[test]
+    fn a_backup_over_a_switch_needs_both_timelines() {
+        let standby = backup(2, lsn(4, 0), lsn(6, 1));
+        let on = |number, span| TimelineSpan { timeline: timeline(number), span };
+        assert_eq!(path(2).spans_of(&standby), [on(1, span(4, 4)), on(2, span(5, 6))]);
+        // A manifest that lies is one span, too.
+        let endless = path(2).spans_of(&backup(2, lsn(6, 0), Lsn(0x7FFF_FFFF << 32)));
+        assert_eq!(endless, [on(2, span(6, (0x7FFF_FFFF << 12) - 1))]);
+        let copies = path(2).copies(standby.own_wal(path(2).size));
+        assert_eq!(copies.iter().map(|on| on.span).collect::<Vec<_>>(), [span(4, 5), span(5, 6)]);
+    }
+
+    #[test]
+    fn runs_go_over_forks_and_end_at_what_is_missing() {
+        assert_eq!(path(1).runs(&inventory()), [span(3, 6)]);
+        assert_eq!(path(2).runs(&inventory()), [span(3, 7)]);
+        assert_eq!(path(3).runs(&inventory()), [span(3, 7), span(9, 9)]);
+    }
 }

@@ -49,23 +49,15 @@ impl fmt::Display for Unreachable {
                 let why = listed(backups.iter().map(OffPath::to_string));
                 write!(f, "no backup lies on the way to timeline {}: {why}", timeline.get())
             }
-            Unreachable::BeforeFirstBackup { target, backup, stop, stopped, asked_for } => {
+            Unreachable::BeforeFirstBackup { backup, stop, stopped, asked_for } => {
                 let which = if *asked_for { "backup" } else { "the first backup" };
-                write!(f, "{target} lies before the end of {which} `{backup}`, which stopped at {stop}, {stopped}")
+                write!(f, "it lies before the end of {which} `{backup}`, which stopped at {stop}, {stopped}")
             }
-            Unreachable::Gap { target, backup, missing, newest: None } => {
-                write!(
-                    f,
-                    "{target} cannot be reached: WAL that backup `{backup}` itself needs is missing: {}",
-                    spans(missing)
-                )
+            Unreachable::Gap { backup, missing, newest: None } => {
+                write!(f, "WAL that backup `{backup}` itself needs is missing: {}", spans(missing))
             }
-            Unreachable::Gap { target, missing, newest: Some(newest), .. } => {
-                write!(
-                    f,
-                    "{target} cannot be reached: {} missing, later WAL is there; all is there up to {newest}",
-                    are(missing)
-                )
+            Unreachable::Gap { missing, newest: Some(newest), .. } => {
+                write!(f, "{} missing, later WAL is there; all is there up to {newest}", are(missing))
             }
             Unreachable::ForkNotArchived { timeline, fork, missing, stray, .. } => write!(
                 f,
@@ -74,24 +66,24 @@ impl fmt::Display for Unreachable {
                 timeline.get(),
                 stray.timeline.get()
             ),
-            Unreachable::BehindTheFork { lsn, timeline, parent, left_at } => write!(
+            Unreachable::BehindTheFork { timeline, parent, left_at } => write!(
                 f,
-                "{lsn} is archived on timeline {} only, which the way to timeline {} leaves at {left_at}",
+                "it is archived on timeline {} only, which the way to timeline {} leaves at {left_at}",
                 parent.get(),
                 timeline.get()
             ),
-            Unreachable::Beyond { target: Target::Time(time), newest, last_commit } => {
-                write!(f, "no commit behind {time} is archived: the archive ends at {newest}")?;
+            Unreachable::Beyond { target: Target::Time(_), newest, last_commit } => {
+                write!(f, "no commit behind it is archived: the archive ends at {newest}")?;
                 match last_commit {
                     Some(last) => write!(f, ", and its last commit is of {last}"),
                     None => f.write_str(", and it has no commit since the backup"),
                 }
             }
-            Unreachable::Beyond { target, newest, .. } => {
-                write!(f, "{target} is not archived: the archive ends at {newest}")
+            Unreachable::Beyond { newest, .. } => {
+                write!(f, "it is not archived: the archive ends at {newest}")
             }
-            Unreachable::NotFound { target, first, last, silent } => {
-                write!(f, "{target} was not found in the segments `{first}` to `{last}`")?;
+            Unreachable::NotFound { first, last, silent, .. } => {
+                write!(f, "it was not found in the segments `{first}` to `{last}`")?;
                 match silent {
                     0 => Ok(()),
                     silent => write!(f, ", of which {silent} do not tell what they hold"),
@@ -106,8 +98,12 @@ impl Unreachable {
     pub fn hint(&self) -> String {
         match self {
             Unreachable::NoBackup { .. } => "take one with `pgark basebackup`".to_owned(),
-            Unreachable::AllDamaged(_) | Unreachable::BackupDamaged(..) => {
-                "a bucket with versioning may hold an earlier, intact version of the object".to_owned()
+            Unreachable::AllDamaged(_) => {
+                "put an intact copy of an object back, which a bucket with versioning may have; and take a new backup".to_owned()
+            }
+            Unreachable::BackupDamaged(..) => {
+                "`pgark list` shows the other backups; or put an intact copy of the object back, which a bucket with versioning may have"
+                    .to_owned()
             }
             Unreachable::NoSuchBackup(_) => "`pgark list` shows the backups".to_owned(),
             Unreachable::OtherGeneration { generation, .. } => {
@@ -124,14 +120,17 @@ impl Unreachable {
                 }
                 None => "`pgark status` shows what can be restored".to_owned(),
             },
+            Unreachable::BeforeFirstBackup { asked_for: true, .. } => {
+                "leave the backup's name out: then the newest that ended before the target is taken".to_owned()
+            }
             Unreachable::BeforeFirstBackup { .. } => {
                 "a backup can be restored to the moment at which it stopped, or any later one".to_owned()
             }
             Unreachable::Gap { newest: None, .. } => {
-                "archive them from a `pg_wal` that still has them: `pgark wal-push --backfill`".to_owned()
+                "archive what is missing from a `pg_wal` that still has it: `pgark wal-push --backfill`".to_owned()
             }
             Unreachable::Gap { newest: Some(newest), .. } => format!(
-                "archive them with `pgark wal-push --backfill` where a `pg_wal` still has them, or stop before it: a target before {}",
+                "archive what is missing with `pgark wal-push --backfill` where a `pg_wal` still has it, or stop before: a target before {}",
                 newest.lsn
             ),
             Unreachable::ForkNotArchived { newest, .. } => format!(
@@ -146,6 +145,9 @@ impl Unreachable {
                     .to_owned()
             }
             Unreachable::Beyond { .. } => "without a target everything is restored".to_owned(),
+            Unreachable::NotFound { target: Target::Xid(_), silent: 0, .. } => {
+                "see that its number is right, and that it ended, behind the end of the first backup".to_owned()
+            }
             Unreachable::NotFound { silent: 0, .. } => {
                 "see that it is spelt right, and that it came after the end of the first backup".to_owned()
             }
@@ -231,7 +233,7 @@ mod tests {
     #[test]
     fn every_reason_in_words() {
         let number = |number| TargetTimeline::Number(timeline(number));
-        let damaged = || BackupState::Damaged("`main/1/backup/x/manifest.json.zst`: it is empty".into());
+        let damaged = || BackupState::Damaged("`main/1/backup/x/manifest.json.zst`: it is empty".into(), None);
         let holes = || archive().with_wal(1, [11, 14, 15, 16]);
         let cases: Vec<(&str, Inventory, Request)> = vec![
             ("no backup", empty().with_wal(1, 1..=9), Request::to(Target::Latest)),

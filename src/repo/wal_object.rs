@@ -98,7 +98,7 @@ pub struct WalObject {
 }
 
 impl WalObject {
-    /// Room that [`crate::stream::pack`] shall leave for the header.
+    /// Room that [`crate::stream::pack()`] shall leave for the header.
     pub const ROOM: usize = frame::ROOM;
 
     /// Puts the header in front of what was packed with [`WalObject::ROOM`].

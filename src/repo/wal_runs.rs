@@ -14,6 +14,34 @@ pub struct Span {
 }
 
 impl Span {
+    /// No segment has a higher number, whatever the size.
+    pub const LAST: SegmentNumber = SegmentNumber(u64::MAX / (1 << 20));
+
+    /// From one segment to another; `None` if the last would be below the first.
+    pub fn new(first: SegmentNumber, last: SegmentNumber) -> Option<Span> {
+        (first <= last).then_some(Span { first, last })
+    }
+
+    /// Everything from a segment on.
+    pub fn onward(first: SegmentNumber) -> Span {
+        Span { first, last: Span::LAST.max(first) }
+    }
+
+    /// Whether a segment is in it.
+    pub fn has(self, number: SegmentNumber) -> bool {
+        self.first <= number && number <= self.last
+    }
+
+    /// Whether all of another is in it.
+    pub fn covers(self, other: Span) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// What is in both.
+    pub fn common(self, other: Span) -> Option<Span> {
+        Span::new(self.first.max(other.first), self.last.min(other.last))
+    }
+
     /// How many.
     pub fn count(self) -> u64 {
         self.last.0 - self.first.0 + 1
@@ -68,14 +96,8 @@ impl Run {
         Run { first, ..self }
     }
 
-    /// What part of the run lies in a span.
-    fn within(&self, span: Span) -> Option<Span> {
-        let common = Span { first: self.first.max(span.first), last: self.last().min(span.last) };
-        (common.first <= common.last).then_some(common)
-    }
-
     fn bytes(&self, span: Span) -> u64 {
-        let Some(common) = self.within(span) else { return 0 };
+        let Some(common) = self.span().common(span) else { return 0 };
         let (from, to) = (common.first.0 - self.first.0, common.last.0 - self.first.0);
         self.sizes[from as usize..=to as usize].iter().map(|bytes| u64::from(*bytes)).sum()
     }
@@ -144,11 +166,17 @@ impl Runs {
         self.0.iter().map(|run| run.bytes(span)).sum()
     }
 
+    /// What of a span is stored, ascending.
+    pub fn within(&self, span: Span) -> impl Iterator<Item = Span> {
+        let behind = self.0.partition_point(|run| run.last() < span.first);
+        self.0[behind..].iter().map_while(move |run| run.span().common(span))
+    }
+
     /// What of a span is not stored.
     pub fn missing(&self, span: Span) -> Vec<Span> {
         let mut missing = Vec::new();
         let mut next = span.first;
-        for there in self.0.iter().filter_map(|run| run.within(span)) {
+        for there in self.within(span) {
             if next < there.first {
                 missing.push(Span { first: next, last: SegmentNumber(there.first.0 - 1) });
             }

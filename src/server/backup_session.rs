@@ -32,6 +32,10 @@ pub struct ServerAtBackup {
     pub archives: bool,
     /// When the postmaster started, in seconds since 1970.
     pub postmaster_start: i64,
+    /// `port`
+    pub port: u16,
+    /// `unix_socket_directories`, if the user may know.
+    pub socket_directories: Option<String>,
 }
 
 /// What the server says at the start.
@@ -71,6 +75,9 @@ impl BackupSession {
         backup.ask("select set_config('statement_timeout', '0', false)", &[], PATIENCE).await?;
         backup.ask("select set_config('lock_timeout', '0', false)", &[], PATIENCE).await?;
         backup.ask("select set_config('idle_session_timeout', '0', false)", &[], PATIENCE).await?;
+        if backup.version >= 170_000 {
+            backup.ask("select set_config('transaction_timeout', '0', false)", &[], PATIENCE).await?;
+        }
         Ok(backup)
     }
 
@@ -79,7 +86,9 @@ impl BackupSession {
         let row = self
             .ask(
                 "select (select system_identifier from pg_control_system()), pg_is_in_recovery(), \
-                 current_setting('archive_mode'), extract(epoch from pg_postmaster_start_time())::int8",
+                 current_setting('archive_mode'), extract(epoch from pg_postmaster_start_time())::int8, \
+                 (select setting::int8 from pg_settings where name = 'port'), \
+                 (select setting from pg_settings where name = 'unix_socket_directories')",
                 &[],
                 PATIENCE,
             )
@@ -92,6 +101,8 @@ impl BackupSession {
             in_recovery,
             archives: archive_mode == "always" || (archive_mode == "on" && !in_recovery),
             postmaster_start: get(&row, 3)?,
+            port: u16::try_from(get::<i64>(&row, 4)?).map_err(|e| ServerError(e.to_string()))?,
+            socket_directories: get(&row, 5)?,
         })
     }
 

@@ -5,6 +5,7 @@
 //! Protocol" in PostgreSQL's documentation, `backup/basebackup.c` and `basebackup_copy.c` (14: `replication/basebackup.c`).
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -13,7 +14,8 @@ use postgres_protocol::message::frontend;
 
 use super::replication::{Replication, as_text, columns};
 use super::session::ServerError;
-use super::wire::{Wire, complaint, refused};
+use super::wire::{Complaint, Wire, complaint, refused};
+use crate::postgres::backup_files::BackupFiles;
 use crate::postgres::{Lsn, Malformed, PgMajor, TimelineId};
 
 /// What is asked for.
@@ -61,6 +63,8 @@ pub enum Piece {
     Content(Bytes),
     /// Bytes of `backup_manifest`, which comes after all archives.
     Manifest(Bytes),
+    /// The server leaves out what stands where data belong, in its own words: it does not follow links.
+    LeftOut(String),
     /// Everything has come.
     End(BackupEnd),
 }
@@ -133,8 +137,14 @@ impl BaseBackup {
                     }
                 }
                 Message::DataRow(body) => self.end = Some(position(&[columns(&body)?])?),
-                Message::NoticeResponse(body) if self.warnings.len() < MOST_WARNINGS => {
-                    self.warnings.push(complaint(body.fields()).message);
+                Message::NoticeResponse(body) => {
+                    let complaint = complaint(body.fields());
+                    if leaves_data_out(&complaint) {
+                        return Ok(Piece::LeftOut(complaint.message));
+                    }
+                    if self.warnings.len() < MOST_WARNINGS {
+                        self.warnings.push(complaint.message);
+                    }
                 }
                 Message::ErrorResponse(body) => {
                     let complaint = complaint(body.fields());
@@ -148,8 +158,7 @@ impl BaseBackup {
                     self.damaged = true;
                 }
                 Message::ReadyForQuery(_) => return self.finish(),
-                Message::NoticeResponse(_)
-                | Message::CopyDone
+                Message::CopyDone
                 | Message::RowDescription(_)
                 | Message::CommandComplete(_)
                 | Message::ParameterStatus(_) => {}
@@ -184,6 +193,16 @@ impl BaseBackup {
         let warnings = std::mem::take(&mut self.warnings);
         Ok(Piece::End(BackupEnd { lsn, timeline, damaged: self.damaged, warnings }))
     }
+}
+
+/// `sendDir` in `backup/basebackup.c` warns of nothing but links, sockets and the like. Its paths begin with `./`, or in a
+/// tablespace with the place of that.
+fn leaves_data_out(complaint: &Complaint) -> bool {
+    let in_data_directory = complaint.message.split_once("./").map(|(_, path)| {
+        let end = path.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(path.len());
+        &path[..end]
+    });
+    complaint.routine == "sendDir" && in_data_directory.is_none_or(|top| BackupFiles::is_vital(Path::new(top)))
 }
 
 fn command(major: PgMajor, request: &BaseBackupRequest<'_>) -> String {
@@ -253,6 +272,21 @@ mod tests {
             ask(15, true).starts_with("BASE_BACKUP (LABEL 'o''neil', PROGRESS true, CHECKPOINT 'fast', WAIT false")
         );
         assert!(ask(18, false).contains("'spread'"));
+    }
+
+    #[test]
+    fn data_that_is_left_out_is_told_from_other_links() {
+        let of = |routine: &str, message: &str| {
+            leaves_data_out(&Complaint { routine: routine.into(), message: message.into(), ..Complaint::default() })
+        };
+        for path in ["\"./base\"", "»./base/16384«", "« ./pg_xact »", "\"./PG_VERSION\"", "\"/srv/fast/PG_15_1/5/7\""]
+        {
+            assert!(of("sendDir", &format!("skipping special file {path}")), "{path}");
+        }
+        for path in ["\"./postgresql.conf\"", "\"./log\"", "\"./base2\"", "\"./my base/base\""] {
+            assert!(!of("sendDir", &format!("skipping special file {path}")), "{path}");
+        }
+        assert!(!of("sendFile", "checksum verification failed in file \"./base/5/16384\", block 7"));
     }
 
     #[test]

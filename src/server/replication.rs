@@ -65,8 +65,9 @@ impl Replication {
         let (socket, server) = dial(conninfo).await.map_err(failed)?;
         let mut wire = Wire::new(socket);
         let name = conninfo.application_name.as_deref().unwrap_or("pgark");
-        // A connection that waits for an archiver is not idle.
-        let options = format!("{} -c idle_session_timeout=0", conninfo.options.as_deref().unwrap_or_default());
+        // A connection that waits for an archiver is not idle. Of what the server leaves out it warns.
+        let options = conninfo.options.as_deref().unwrap_or_default();
+        let options = format!("{options} -c idle_session_timeout=0 -c client_min_messages=warning");
         let parameters = [("replication", "true"), ("application_name", name), ("options", options.trim_start())];
         let settings = wire.log_in(&conninfo.user, server.password.as_deref(), &parameters).await;
         let settings = settings.map_err(|e| failed(e.0))?;

@@ -30,6 +30,8 @@ pub(super) struct Complaint {
     /// The five characters of `errcodes.txt`.
     pub(super) code: String,
     pub(super) message: String,
+    /// The function in PostgreSQL's sources; unlike the message it is in no language.
+    pub(super) routine: String,
 }
 
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
@@ -162,6 +164,7 @@ pub(super) fn complaint(mut fields: ErrorFields<'_>) -> Complaint {
         match field.type_() {
             b'C' => complaint.code = text(),
             b'M' => complaint.message = text(),
+            b'R' => complaint.routine = text(),
             _ => {}
         }
     }

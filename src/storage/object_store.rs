@@ -80,6 +80,13 @@ pub struct Listed {
     pub modified: Option<SystemTime>,
 }
 
+impl Listed {
+    /// When it was written, by the store's clock.
+    pub fn written(&self) -> Option<jiff::Timestamp> {
+        self.modified.and_then(|time| time.try_into().ok())
+    }
+}
+
 /// A page of a listing, in the order of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListPage {

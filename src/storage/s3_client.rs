@@ -69,7 +69,7 @@ pub struct Timeouts {
     /// For a connection to stand.
     pub connect: Duration,
     /// From a request to the beginning of its answer, besides the time that its body takes at
-    /// [`SLOWEST_UPLOAD`].
+    /// `SLOWEST_UPLOAD`.
     pub request: Duration,
     /// How long a download may give next to nothing.
     pub stall: Duration,

@@ -55,19 +55,7 @@ impl FromStr for Sha256 {
     }
 }
 
-impl From<Sha256> for String {
-    fn from(digest: Sha256) -> String {
-        digest.to_string()
-    }
-}
-
-impl TryFrom<String> for Sha256 {
-    type Error = NotADigest;
-
-    fn try_from(text: String) -> Result<Self, NotADigest> {
-        text.parse()
-    }
-}
+crate::text_form::text_form!(Sha256);
 
 /// Digest and length of bytes that were read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,6 +43,12 @@ fn nothing_runs(cluster: &Cluster) {
     cluster.wait_until("without a session of pgark", A_MINUTE, || cluster.value(SESSIONS) == "0");
 }
 
+fn set_archive_command(cluster: &Cluster, command: &str) {
+    cluster.configure(&format!("archive_command = '{command}'"));
+    cluster.reload();
+    cluster.wait_until("reloaded", A_MINUTE, || cluster.value("SHOW archive_command") == command);
+}
+
 /// The backups of which there is a manifest.
 fn manifests(repository: &Repository) -> BTreeSet<String> {
     let keys = repository.keys();
@@ -71,10 +77,34 @@ fn is_whole(repository: &Repository, id: &str) {
     }
 }
 
+/// A day later `expire` removes all that the killed ones left, and nothing else. How many those were.
+fn remains_expire(repository: &Repository) -> usize {
+    let whole = manifests(repository);
+    let of = |key: &String| Some(key.split_once("/backup/")?.1.split('/').next()?.to_owned());
+    let ids = || -> BTreeSet<String> { repository.keys().iter().filter_map(of).collect() };
+    let stray: Vec<String> = ids().difference(&whole).cloned().collect();
+    let expire = || {
+        let call = Call::new(["expire"]).envs(repository.env()).env("PGARK_RETENTION__KEEP_FULL", "1000");
+        finish(call.spawn()).code(0)
+    };
+    expire();
+    let young: Vec<String> = ids().difference(&whole).cloned().collect();
+    assert_eq!(young, stray, "what may be at work stays");
+    repository.keys().iter().for_each(|key| repository.age(key, Duration::from_secs(3 * 86400)));
+    // A mark lands before the manifest: what was killed between the two stays until it is taken away.
+    for id in stray.iter().filter(|id| repository.keys().iter().any(|key| key.ends_with(&format!("{id}/keep.json")))) {
+        Call::new(["unkeep", id]).envs(repository.env()).run().quiet_success();
+    }
+    expire();
+    assert_eq!((ids(), manifests(repository)), (whole.clone(), whole));
+    assert!(!repository.keys().iter().any(|key| key.contains(".pgark-tmp-")), "{:?}", repository.keys());
+    stray.len()
+}
+
 #[test]
 fn twenty_five_killed_backups() {
     let mut random = StdRng::seed_from_u64(seed());
-    let mut killed = 0;
+    let (mut killed, mut stray) = (0, 0);
     for (repository, rounds) in Repository::both().into_iter().zip([13, 12]) {
         let primary = archiving(&repository, Installation::preferred(), 1);
         let ledger = Ledger::create(&primary);
@@ -102,12 +132,14 @@ fn twenty_five_killed_backups() {
         let id = take_backup(&repository, &primary, &[]);
         is_whole(&repository, &id);
         primary.archive_everything(A_MINUTE);
+        stray += remains_expire(&repository);
         let Restored { cluster, home: _home } = restore(&repository, &[]);
         cluster.start();
         cluster.wait_promoted(A_MINUTE);
         ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
     }
     assert!(killed >= 15, "only {killed} of 25 were killed in time");
+    assert!(stray >= 3, "only {stray} of {killed} killed backups left something");
 }
 
 #[test]
@@ -195,6 +227,27 @@ fn a_store_that_dies_and_one_that_comes_back() {
     assert_clean(&primary);
 }
 
+/// What was stored is gone before the end, as with a lifecycle rule or a hand that tidies up.
+#[test]
+fn a_part_that_goes_away_meanwhile() {
+    for repository in Repository::both() {
+        let primary = archiving(&repository, Installation::preferred(), 1);
+        let child = spawn(&on_the_host(&repository, &primary, &SLOWLY));
+        wait_copying(&primary);
+        // Its WAL does not come, so that it waits with all parts stored.
+        set_archive_command(&primary, "false");
+        let parts = || repository.keys().into_iter().filter(|key| key.contains("/part/")).collect::<Vec<_>>();
+        let has_control = |key: &String| repository.object(key).is_some_and(|bytes| bytes.len() < 1 << 20);
+        primary.wait_until("done with the files", A_MINUTE, || parts().iter().any(has_control));
+        let gone = parts().remove(0);
+        repository.remove(&gone);
+        set_archive_command(&primary, &archive_command());
+        finish(child).code(14).says("no backup was made").says(&gone).says("is gone").says("hint");
+        assert_eq!(manifests(&repository), BTreeSet::new());
+        nothing_runs(&primary);
+    }
+}
+
 #[test]
 fn a_standby_that_is_promoted_meanwhile() {
     let repository = Repository::local();
@@ -218,11 +271,7 @@ fn without_wal_there_is_no_backup() {
     let primary = archiving(&repository, Installation::preferred(), 1);
     take_backup(&repository, &primary, &[]);
     let whole = manifests(&repository);
-    let set = |command: &str| {
-        primary.configure(&format!("archive_command = '{command}'"));
-        primary.reload();
-        primary.wait_until("reloaded", A_MINUTE, || primary.value("SHOW archive_command") == command);
-    };
+    let set = |command: &str| set_archive_command(&primary, command);
     let parts = || repository.keys().iter().filter(|key| key.contains("/part/")).count();
 
     // Refused before a byte is copied.

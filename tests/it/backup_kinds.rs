@@ -12,6 +12,7 @@ use crate::ledger::{Expect, Ledger, integrity};
 use crate::pitr::{archiving, assert_clean, with_environment};
 use crate::postgres::{Account, Cluster, Installation, Scratch, StopMode, verify_directory};
 use crate::repository::Repository;
+use crate::restore_faults::manifest_key;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -102,6 +103,32 @@ fn tablespaces(repository: &Repository, installation: &'static Installation) {
     verify_directory(installation, primary.data_dir()).unwrap();
     has_everything(&primary, &ledger);
     is_sound(&primary);
+}
+
+/// PostgreSQL warns of such a place, and lets it be.
+#[test]
+fn a_tablespace_in_the_data_directory() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let inner = primary.data_dir().join("inner");
+    fs::create_dir(&inner).unwrap();
+    Account::of_servers().own(&inner);
+    primary.execute(&format!("CREATE TABLESPACE inner_one LOCATION '{}'", inner.display()));
+    let ledger = Ledger::create(&primary);
+    primary.execute("ALTER TABLE ledger SET TABLESPACE inner_one");
+    ledger.write(20, 5000);
+    for method in [&[][..], &["--remote"]] {
+        let id = take_backup(&repository, &primary, method);
+        let manifest = zstd::decode_all(&repository.object(&manifest_key(&id)).unwrap()[..]).unwrap();
+        let twice = String::from_utf8_lossy(&manifest).lines().filter(|line| line.contains("\"inner/PG_")).count();
+        assert_eq!(twice, 0, "{method:?}");
+        primary.archive_everything(A_MINUTE);
+        let home = Scratch::new("new");
+        let map = format!("{}={}/place", inner.display(), home.path().display());
+        let Restored { cluster, home: _home } = restore(&repository, &[&id, "--tablespace-map", &map]);
+        has_everything(&cluster, &ledger);
+        is_sound(&cluster);
+    }
 }
 
 #[test]
@@ -212,6 +239,17 @@ fn what_the_operator_asks_for_is_in_the_manifest() {
         let outcome = as_servers_user(&on_the_host(&repository, &primary, &words));
         assert!((2..99).contains(&outcome.code) && outcome.stderr.contains(said), "{words:?}: {outcome:?}");
     }
+    // Before anything is copied.
+    let before = repository.keys();
+    for label in ["two\nlines", "cut\r", "bell\u{7}"] {
+        for method in [&["basebackup", "--label", label][..], &["basebackup", "--remote", "--label", label]] {
+            as_servers_user(&on_the_host(&repository, &primary, method))
+                .code(2)
+                .says("no backup was made")
+                .says("label");
+        }
+    }
+    assert_eq!(repository.keys(), before);
 }
 
 /// A relation in several parts, and segments of PostgreSQL's usual size.

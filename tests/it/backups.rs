@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::ledger::{Expect, Ledger, integrity};
-use crate::pitr::{archiving, assert_clean, restore_command, with_environment};
+use crate::pitr::{Accident, BEFORE_THE_ACCIDENT, archiving, assert_clean, restore_command, with_environment};
 use crate::postgres::{
     Account, Cluster, ClusterBuilder, Installation, Recovery, RecoveryTarget, Scratch, verify_directory,
 };
@@ -109,21 +109,14 @@ fn every_target_in_one_command() {
 }
 
 fn every_target(repository: &Repository, installation: &'static Installation) {
-    let primary = archiving(repository, installation, 1);
-    let ledger = Ledger::create(&primary);
-    ledger.write(20, 3000);
-    take_backup(repository, &primary, &[]);
-    ledger.write(30, 20_000);
-    let mark = ledger.restore_point("before the accident");
-    ledger.write(20, 20_000);
-    primary.archive_everything(A_MINUTE);
-
+    let back_up = |primary: &Cluster| take_backup(repository, primary, &[]);
+    let Accident { ledger, mark, primary: _primary, .. } = Accident::on(repository, installation, back_up);
     let (time, lsn) = (mark.time_rfc3339(), mark.position.lsn.to_string());
     let targets: [&[&str]; 4] = [
         &["--target-time", &time],
         &["--target-lsn", &lsn],
         &["--target-xid", &mark.xid],
-        &["--target-name", "before the accident"],
+        &["--target-name", BEFORE_THE_ACCIDENT],
     ];
     for target in targets {
         let Restored { cluster, home: _home } = restore(repository, target);

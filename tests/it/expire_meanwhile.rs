@@ -332,7 +332,7 @@ fn delete_looks_again_after_the_answer() {
                 .await
                 .unwrap()
         };
-        let agree = |_: &pgark::repo::holdings::HeldBackup| mark().now_or_never() == Some(Put::Created);
+        let agree = |_: &pgark::repo::BackupListing| mark().now_or_never() == Some(Put::Created);
         let failure = delete_on(&stage.repository, id(DOOMED), false, &circumstances(), agree).await.unwrap_err();
         assert!(failure.message.contains("is marked as one that must stay"), "{failure}");
         assert_eq!(missing(&stage, true).await, Vec::<String>::new());

@@ -35,7 +35,7 @@ fn report(repository: &Repository, words: &[&str], code: i32) -> Value {
 }
 
 /// A backup without files: from the middle of a segment to the middle of another.
-fn manifest(id: &str, start: u64, stop: u64, segment_size: u64) -> Manifest {
+pub fn manifest(id: &str, start: u64, stop: u64, segment_size: u64) -> Manifest {
     let id: pgark::repo::BackupId = id.parse().unwrap();
     let position = |segment: u64| Lsn(segment * segment_size + segment_size / 2);
     let summary = BackupSummary {
@@ -77,7 +77,7 @@ fn manifest(id: &str, start: u64, stop: u64, segment_size: u64) -> Manifest {
     manifest
 }
 
-fn put_backup(repository: &Repository, manifest: &Manifest) {
+pub fn put_backup(repository: &Repository, manifest: &Manifest) {
     let below = format!("main/1/backup/{}", manifest.summary.id);
     repository.put(&format!("{below}/part/00000001.tar.zst"), b"part");
     repository.put(&format!("{below}/manifest.json.zst"), &manifest.encode().unwrap());

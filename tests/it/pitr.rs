@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::ledger::{Expect, Ledger, integrity, unexplained};
+use crate::ledger::{Expect, Ledger, Mark, integrity, unexplained};
 use crate::postgres::{BaseBackup, Cluster, ClusterBuilder, Installation, Recovery, RecoveryTarget};
 use crate::program::binary;
 use crate::repository::Repository;
@@ -58,6 +58,35 @@ pub fn assert_clean(cluster: &Cluster) {
     assert!(complaints.is_empty(), "{complaints:?}");
 }
 
+/// An archiving server after an accident. It has a backup, and the moment before the accident is wanted back.
+pub struct Accident<B> {
+    pub primary: Cluster,
+    pub ledger: Ledger,
+    pub backup: B,
+    pub mark: Mark,
+}
+
+/// The name of its restore point.
+pub const BEFORE_THE_ACCIDENT: &str = "before the accident";
+
+impl<B> Accident<B> {
+    pub fn on(
+        repository: &Repository,
+        installation: &'static Installation,
+        back_up: impl FnOnce(&Cluster) -> B,
+    ) -> Self {
+        let primary = archiving(repository, installation, 1);
+        let ledger = Ledger::create(&primary);
+        ledger.write(20, 3000);
+        let backup = back_up(&primary);
+        ledger.write(30, 20_000);
+        let mark = ledger.restore_point(BEFORE_THE_ACCIDENT);
+        ledger.write(20, 20_000);
+        primary.archive_everything(A_MINUTE);
+        Accident { primary, ledger, backup, mark }
+    }
+}
+
 #[test]
 fn every_target_on_a_directory_and_on_s3() {
     for installation in Installation::all_wanted() {
@@ -68,20 +97,12 @@ fn every_target_on_a_directory_and_on_s3() {
 }
 
 fn every_target(repository: &Repository, installation: &'static Installation) {
-    let primary = archiving(repository, installation, 1);
-    let ledger = Ledger::create(&primary);
-    ledger.write(20, 3000);
-    let backup = primary.base_backup();
-    ledger.write(30, 20_000);
-    let mark = ledger.restore_point("before the accident");
-    ledger.write(20, 20_000);
-    primary.archive_everything(A_MINUTE);
-
+    let Accident { primary, ledger, backup, mark } = Accident::on(repository, installation, Cluster::base_backup);
     let targets = [
         RecoveryTarget::Time(mark.time.clone()),
         RecoveryTarget::Lsn(mark.position.lsn),
         RecoveryTarget::Xid(mark.xid.clone()),
-        RecoveryTarget::Name("before the accident".into()),
+        RecoveryTarget::Name(BEFORE_THE_ACCIDENT.into()),
     ];
     for target in targets {
         let restored = recovered(repository, &backup, &to(target.clone()));

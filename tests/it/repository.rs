@@ -1,5 +1,7 @@
 //! Repositories for tests: a directory, or a bucket of the S3 double.
 
+use std::time::Duration;
+
 use crate::data_dir::FakeCluster;
 use crate::double::S3Double;
 use crate::postgres::Scratch;
@@ -97,6 +99,18 @@ impl Repository {
             Repository::S3(double) => assert!(double.remove(&format!("pg/{key}")), "`{key}` is there"),
             Repository::Local(directory) => {
                 std::fs::remove_file(directory.path().join(key)).expect("remove the object")
+            }
+        }
+    }
+
+    /// Makes an object look older.
+    pub fn age(&self, key: &str, by: Duration) {
+        match self {
+            Repository::S3(double) => double.age(&format!("pg/{key}"), by.as_secs() as i64),
+            Repository::Local(directory) => {
+                let file = std::fs::File::options().append(true).open(directory.path().join(key)).expect("open it");
+                let modified = file.metadata().and_then(|meta| meta.modified()).expect("its time");
+                file.set_modified(modified - by).expect("set its time");
             }
         }
     }

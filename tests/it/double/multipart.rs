@@ -6,7 +6,7 @@ use s3s::{S3Result, TrailingHeaders, s3_error};
 
 use super::bucket::Backend;
 use super::checks::{self, claimed, composite_sha256, hex};
-use super::objects::exists;
+use super::objects::{exists, given};
 use super::shared::lock;
 use super::store::{Attributes, Part, Store, Stored, Upload};
 
@@ -14,15 +14,9 @@ use super::store::{Attributes, Part, Store, Stored, Upload};
 const MIN_PART: usize = 5 * 1024 * 1024;
 
 impl Backend {
-    pub(super) fn create(&self, input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
+    pub(super) fn create(&self, mut input: CreateMultipartUploadInput) -> S3Result<CreateMultipartUploadOutput> {
         self.check_bucket(&input.bucket)?;
-        let attributes = self.attributes(Attributes {
-            metadata: input.metadata.unwrap_or_default().into_iter().collect(),
-            content_type: input.content_type,
-            storage_class: input.storage_class.map(|class| class.as_str().to_owned()),
-            encryption: input.server_side_encryption.map(|sse| sse.as_str().to_owned()),
-            kms_key: input.ssekms_key_id,
-        });
+        let attributes = self.attributes(given!(input));
         let upload = Upload {
             key: input.key.clone(),
             attributes: attributes.clone(),

@@ -10,6 +10,43 @@ use super::checks::{self, claimed, hex};
 use super::shared::lock;
 use super::store::{Attributes, Stored};
 
+/// Takes what a client says about an object out of an input of s3s.
+macro_rules! given {
+    ($input:expr) => {
+        Attributes {
+            metadata: $input.metadata.take().unwrap_or_default().into_iter().collect(),
+            content_type: $input.content_type.take(),
+            storage_class: $input.storage_class.take().map(|class| class.as_str().to_owned()),
+            encryption: $input.server_side_encryption.take().map(|sse| sse.as_str().to_owned()),
+            kms_key: $input.ssekms_key_id.take(),
+        }
+    };
+}
+pub(super) use given;
+
+/// An output of s3s with all that is said of an object, but for its bytes.
+macro_rules! described {
+    ($output:ident, $object:expr, $checksum:expr) => {
+        $output {
+            accept_ranges: Some("bytes".to_owned()),
+            e_tag: Some(ETag::Strong($object.etag)),
+            last_modified: Some(Timestamp::from($object.modified)),
+            checksum_crc32: $checksum.checksum_crc32,
+            checksum_crc32c: $checksum.checksum_crc32c,
+            checksum_crc64nvme: $checksum.checksum_crc64nvme,
+            checksum_sha1: $checksum.checksum_sha1,
+            checksum_sha256: $checksum.checksum_sha256,
+            checksum_type: $checksum.checksum_type,
+            content_type: $object.attributes.content_type,
+            metadata: Some($object.attributes.metadata.into_iter().collect()),
+            storage_class: $object.attributes.storage_class.map(StorageClass::from),
+            server_side_encryption: $object.attributes.encryption.map(ServerSideEncryption::from),
+            ssekms_key_id: $object.attributes.kms_key,
+            ..Default::default()
+        }
+    };
+}
+
 impl Backend {
     pub(super) async fn put(
         &self,
@@ -23,13 +60,7 @@ impl Backend {
         let create_only = self.create_only(input.if_none_match.as_ref(), input.if_match.as_ref())?;
         checks::add_trailers(&mut checksum, trailers.as_ref());
         let md5 = checks::verify(&data, &checksum, input.content_md5.as_deref())?;
-        let attributes = self.attributes(Attributes {
-            metadata: input.metadata.unwrap_or_default().into_iter().collect(),
-            content_type: input.content_type,
-            storage_class: input.storage_class.map(|class| class.as_str().to_owned()),
-            encryption: input.server_side_encryption.map(|sse| sse.as_str().to_owned()),
-            kms_key: input.ssekms_key_id,
-        });
+        let attributes = self.attributes(given!(input));
         let stored = Stored {
             data,
             etag: hex(&md5),
@@ -70,24 +101,10 @@ impl Backend {
         // The checksum is that of the whole object: with a range it would not fit the body.
         let checksum = shown_checksum(&object, input.checksum_mode.as_ref(), content_range.is_some());
         Ok(GetObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
             content_length: i64::try_from(data.len()).ok(),
             body: Some(StreamingBlob::from(Body::from(data))),
             content_range,
-            e_tag: Some(ETag::Strong(object.etag)),
-            last_modified: Some(Timestamp::from(object.modified)),
-            checksum_crc32: checksum.checksum_crc32,
-            checksum_crc32c: checksum.checksum_crc32c,
-            checksum_crc64nvme: checksum.checksum_crc64nvme,
-            checksum_sha1: checksum.checksum_sha1,
-            checksum_sha256: checksum.checksum_sha256,
-            checksum_type: checksum.checksum_type,
-            content_type: object.attributes.content_type,
-            metadata: Some(object.attributes.metadata.into_iter().collect()),
-            storage_class: object.attributes.storage_class.map(StorageClass::from),
-            server_side_encryption: object.attributes.encryption.map(ServerSideEncryption::from),
-            ssekms_key_id: object.attributes.kms_key,
-            ..Default::default()
+            ..described!(GetObjectOutput, object, checksum)
         })
     }
 
@@ -95,22 +112,8 @@ impl Backend {
         let object = self.find(&input.bucket, &input.key, input.if_match.as_ref())?;
         let checksum = shown_checksum(&object, input.checksum_mode.as_ref(), false);
         Ok(HeadObjectOutput {
-            accept_ranges: Some("bytes".to_owned()),
             content_length: i64::try_from(object.data.len()).ok(),
-            e_tag: Some(ETag::Strong(object.etag)),
-            last_modified: Some(Timestamp::from(object.modified)),
-            checksum_crc32: checksum.checksum_crc32,
-            checksum_crc32c: checksum.checksum_crc32c,
-            checksum_crc64nvme: checksum.checksum_crc64nvme,
-            checksum_sha1: checksum.checksum_sha1,
-            checksum_sha256: checksum.checksum_sha256,
-            checksum_type: checksum.checksum_type,
-            content_type: object.attributes.content_type,
-            metadata: Some(object.attributes.metadata.into_iter().collect()),
-            storage_class: object.attributes.storage_class.map(StorageClass::from),
-            server_side_encryption: object.attributes.encryption.map(ServerSideEncryption::from),
-            ssekms_key_id: object.attributes.kms_key,
-            ..Default::default()
+            ..described!(HeadObjectOutput, object, checksum)
         })
     }
 

@@ -47,12 +47,8 @@ impl BaseBackup {
     }
 }
 
-/// pg_verifybackup, without WAL, on a directory that was not started yet. A major without the program is said aloud
-/// and passes.
+/// pg_verifybackup, without WAL, on a directory that was not started yet.
 pub fn verify_directory(installation: &Installation, directory: &Path) -> Result<(), String> {
-    let Some(program) = installation.program("pg_verifybackup") else {
-        eprintln!("PostgreSQL {}: not verified, pg_verifybackup is not shipped", installation.version);
-        return Ok(());
-    };
+    let program = installation.verifybackup_program();
     run(program.command().args(["--no-parse-wal", "--quiet"]).arg(directory)).map(drop)
 }

@@ -101,6 +101,26 @@ impl Installation {
             .unwrap_or_else(|| panic!("no `pg_basebackup` of PostgreSQL {} or newer is installed", self.major))
     }
 
+    /// `pg_verifybackup` of this major or, as it reads older manifests too, of the next newer one that has it. Since 17 a manifest
+    /// names the cluster, and the program reads `pg_control`: then no other major's will do.
+    pub fn verifybackup_program(&self) -> Program<'_> {
+        let newer = self.major + 1..=if self.major < 17 { NEWEST } else { self.major };
+        self.program("pg_verifybackup")
+            .or_else(|| {
+                newer.filter_map(Installation::find).filter_map(|found| found.program("pg_verifybackup")).next()
+            })
+            .unwrap_or_else(|| panic!("no `pg_verifybackup` for PostgreSQL {} is installed", self.major))
+    }
+
+    /// `pg_checksums` of this major, or of another with the same version of `pg_control`.
+    pub fn checksums_program(&self) -> Program<'_> {
+        // `PG_CONTROL_VERSION` is 1300 from 13 to 16, and another in each later one.
+        let alike = (OLDEST..=16).filter(|_| self.major <= 16).rev();
+        self.program("pg_checksums")
+            .or_else(|| alike.filter_map(Installation::find).filter_map(|found| found.program("pg_checksums")).next())
+            .unwrap_or_else(|| panic!("no `pg_checksums` for PostgreSQL {} is installed", self.major))
+    }
+
     /// A program of the installation, such as `initdb`, with the environment of [`Program::command`].
     pub fn command(&self, name: &str) -> Command {
         Program { path: &self.bin.join(name), installation: self }.command()
@@ -117,6 +137,10 @@ impl Installation {
 }
 
 impl Program<'_> {
+    pub fn major(&self) -> u32 {
+        self.installation.major
+    }
+
     /// Runs as the servers' user, in the workplace, with nothing in its environment but what PostgreSQL needs.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.path);

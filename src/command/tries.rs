@@ -1,4 +1,4 @@
-//! How `verify` reads: again after what may pass, and what an error says about other objects.
+//! How often an object is read: faults of the store are borne for a while, damage may have happened on the way once.
 
 use std::time::Duration;
 
@@ -6,24 +6,19 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
 use crate::repo::RepoError;
-use crate::storage::StoreErrorKind;
 
-/// How often a damaged object is read: the damage may have happened on the way.
+/// How often a damaged object is read.
 const TRIES_AT_DAMAGE: u32 = 2;
+const LEAST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Whether an error says nothing about other objects.
-pub(super) fn is_of_one_object(error: &RepoError) -> bool {
-    use StoreErrorKind::{Changed, Denied, LocalIo};
-    matches!(error, RepoError::Store(error) if matches!(error.kind, Denied | LocalIo | Changed))
-}
-
-/// Reads until it is read, is damaged twice, or the store has failed for so long.
+/// Reads until it succeeds, but no longer than `retry`; `again` learns what is tried again.
 pub(super) async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
     mut read: impl FnMut() -> F,
     retry: Duration,
+    again: impl Fn(&RepoError),
 ) -> Result<T, RepoError> {
-    let pauses =
-        ExponentialBuilder::new().with_min_delay(Duration::from_millis(500)).with_max_delay(Duration::from_secs(15));
+    let pauses = ExponentialBuilder::new().with_min_delay(LEAST_PAUSE).with_max_delay(LONGEST_PAUSE);
     let mut pauses = pauses.with_jitter().without_max_times().build();
     let begin = Instant::now();
     let mut damaged = 0;
@@ -33,13 +28,14 @@ pub(super) async fn with_retries<T, F: Future<Output = Result<T, RepoError>>>(
             Err(error) => error,
         };
         damaged += u32::from(matches!(error, RepoError::Damaged { .. }));
-        let again = match &error {
+        let is_tried_again = match &error {
             RepoError::Damaged { .. } => damaged < TRIES_AT_DAMAGE,
             error => error.is_temporary() && begin.elapsed() < retry,
         };
-        if !again {
+        if !is_tried_again {
             return Err(error);
         }
-        sleep(pauses.next().unwrap_or(Duration::from_secs(15))).await;
+        again(&error);
+        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }

@@ -1,0 +1,99 @@
+//! The WAL of one timeline that is stored: which segments, what is there of others, and where the timeline comes from.
+
+use jiff::Timestamp;
+
+use super::inventory::Unknown;
+use super::wal_runs::{Run, Runs};
+use crate::postgres::{HistoryFile, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::storage::Listed;
+
+/// The WAL of one timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimelineWal {
+    /// Its whole segments.
+    pub segments: Runs,
+    /// Segments of which an unfinished copy is there.
+    pub partials: Vec<SegmentNumber>,
+    /// Segments in which a base backup began, by PostgreSQL's notes.
+    pub notes: Vec<SegmentNumber>,
+    /// Where it comes from.
+    pub history: History,
+    /// Bytes of all its objects.
+    pub stored_bytes: u64,
+    /// When the newest of them was stored, by the store's clock.
+    pub newest: Option<Timestamp>,
+}
+
+/// A timeline's history file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum History {
+    /// It is not in the repository.
+    #[default]
+    Absent,
+    /// What it says.
+    Known(HistoryFile),
+    /// It cannot be read.
+    Damaged(String),
+}
+
+/// While the length of segments is not known they are numbered as if they were of the smallest, which has room for every name.
+pub(super) const RAW: SegmentSize = SegmentSize::SMALLEST;
+
+impl TimelineWal {
+    /// Adds an object; they come in the order of their keys.
+    pub(super) fn note(&mut self, name: WalName, number: SegmentNumber, listed: &Listed) {
+        let stored = listed.written();
+        self.stored_bytes += listed.size;
+        self.newest = self.newest.max(stored);
+        match name {
+            WalName::Segment(_) => self.segments.append(Run::of(number, listed.size, stored)),
+            WalName::Partial(_) if self.partials.last() == Some(&number) => {}
+            WalName::Partial(_) => self.partials.push(number),
+            WalName::Backup { .. } => self.notes.push(number),
+            // Read later.
+            WalName::History(_) => self.history = History::Damaged(String::new()),
+        }
+    }
+
+    /// Goes over from the provisional numbers to those of the cluster's segment size.
+    pub(super) fn number(&mut self, timeline: TimelineId, size: SegmentSize, unknown: &mut Unknown) {
+        let name = |number: SegmentNumber| -> SegmentName { RAW.name(timeline, number) };
+        let mut segments = Runs::default();
+        for mut run in std::mem::take(&mut self.segments).into_vec() {
+            // Piece by piece within 4 GiB: there, numbers are consecutive whatever the size.
+            loop {
+                let to_border = RAW.segments_per_log() - run.first.0 % RAW.segments_per_log();
+                let (piece, rest) = run.cut(to_border);
+                let room = size.segments_per_log().saturating_sub(u64::from(name(piece.first).segment));
+                let beyond = match size.number(name(piece.first)) {
+                    Ok(first) => {
+                        let (fitting, beyond) = piece.cut(room);
+                        segments.append(fitting.moved_to(first));
+                        beyond
+                    }
+                    Err(_) => Some(piece),
+                };
+                for number in beyond.iter().flat_map(|beyond| beyond.first.0..=beyond.last().0) {
+                    unknown.note(&name(SegmentNumber(number)).to_string());
+                }
+                match rest {
+                    Some(rest) => run = rest,
+                    None => break,
+                }
+            }
+        }
+        self.segments = segments;
+        let place = |number: &SegmentNumber| size.number(name(*number)).ok();
+        self.partials = self.partials.iter().filter_map(place).collect();
+        self.notes = self.notes.iter().filter_map(place).collect();
+    }
+
+    /// The last segment that must have been whole once: it is there, or something of the next one is.
+    pub fn last_trace(&self) -> Option<SegmentNumber> {
+        let before = |numbers: &[SegmentNumber]| {
+            let last = numbers.iter().max().and_then(|number| number.0.checked_sub(1));
+            last.map(SegmentNumber)
+        };
+        self.segments.last().max(before(&self.partials)).max(before(&self.notes))
+    }
+}
