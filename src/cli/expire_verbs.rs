@@ -166,12 +166,16 @@ fn said_yes(question: &str) -> bool {
 }
 
 fn plan_text(report: &ExpireReport) -> String {
-    if report.nothing_set {
-        return "no policy is set under [retention]: nothing is expired\n".to_owned();
-    }
     let mut text: String = report.notes.iter().map(|note| format!("note    {note}\n")).collect();
+    if report.nothing_set {
+        text.push_str("no policy is set under [retention]: only what dead backups left is collected\n");
+    }
     for plan in &report.generations {
-        generation_text(plan, &mut text);
+        if report.nothing_set {
+            backups_text(plan, &mut text);
+        } else {
+            generation_text(plan, &mut text);
+        }
     }
     for name in &report.unfinished {
         text.push_str(&format!("delete  unfinished {name}: begun more than a day ago\n"));
@@ -183,10 +187,8 @@ fn generation_text(plan: &GenerationReport, text: &mut String) {
     let mut line = |what: String| text.push_str(&format!("{what}\n"));
     let window = plan.window.round(jiff::Unit::Second).unwrap_or(plan.window);
     line(format!("generation {}: every moment since {window} stays restorable that is so now", plan.generation));
-    for going in plan.delete.iter().filter(|going| going.kind != "wal") {
-        let size = output::size(going.bytes);
-        line(format!("delete  {} {}, {size} in {} objects: {}", going.kind, going.name, going.objects, going.reason));
-    }
+    backups_text(plan, text);
+    let mut line = |what: String| text.push_str(&format!("{what}\n"));
     let wal: Vec<&Going> = plan.delete.iter().filter(|going| going.kind == "wal").collect();
     let mut timelines: Vec<&str> = wal.iter().map(|going| &going.name[..8]).collect();
     timelines.sort_unstable();
@@ -215,13 +217,24 @@ fn generation_text(plan: &GenerationReport, text: &mut String) {
     }
 }
 
+fn backups_text(plan: &GenerationReport, text: &mut String) {
+    for going in plan.delete.iter().filter(|going| going.kind != "wal") {
+        let Going { kind, name, objects, reason, .. } = going;
+        let size = output::size(going.bytes);
+        text.push_str(&format!("delete  {kind} {name}, {size} in {objects} objects: {reason}\n"));
+    }
+}
+
 fn outcome_text(report: &ExpireReport) -> String {
     let objects = report.objects();
-    match (report.dry_run || report.nothing_set, report.done) {
+    match (report.dry_run, report.done) {
         (true, _) => String::new(),
         (false, true) => {
             let size = output::size(report.deleted_bytes);
             let mut text = format!("{} objects deleted, {size}\n", report.deleted);
+            for backup in &report.spared {
+                text.push_str(&format!("spared  backup {backup}: marked or in use since the plan was made\n"));
+            }
             for failed in &report.failed {
                 text.push_str(&format!("failed  {}: {}\n", failed.key, failed.reason));
             }

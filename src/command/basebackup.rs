@@ -17,6 +17,7 @@ use super::backup_wal::wait_for_wal;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
 use super::holding::Holding;
+use super::keep::holds;
 use super::progress::{Phase, Progress};
 use super::same_server::check_ended;
 use super::{Circumstances, RepositorySettings, local_backup, remote_backup};
@@ -92,14 +93,30 @@ pub async fn run(
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
     check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
-    let circumstances = circumstances.clone();
+    let (marking, ours) = (settings.clone(), circumstances.clone());
     let taking = apart(move || async move {
         match &settings.source {
-            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &circumstances, &progress).await,
-            Source::Server => remote_backup::take(&settings, &circumstances, &progress).await,
+            Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &ours, &progress).await,
+            Source::Server => remote_backup::take(&settings, &ours, &progress).await,
         }
     });
-    bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))
+    let report = bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))?;
+    if marking.keep {
+        let id = report.backup.id;
+        bounded(mark(&marking, &report.backup, circumstances), None, None).await.map_err(|failure| {
+            let failure = failure.context(format!("backup `{id}` is whole, but `--keep` does not hold"));
+            failure.with_hint(format!("`pgark keep {id}`"))
+        })?;
+    }
+    Ok(report)
+}
+
+/// Marks the backup now that it is one: a mark before the manifest would hold what a killed backup leaves for ever.
+async fn mark(settings: &Basebackup, backup: &BackupSummary, circumstances: &Circumstances) -> Result<(), Failure> {
+    let repository = settings.repository.open().await?;
+    let keep = || repository.keep(backup.generation, backup.id, circumstances.now, "--keep", &circumstances.writer);
+    patiently(settings.retry, "the mark of `--keep`", keep).await?;
+    holds(&repository, backup.generation, backup.id).await
 }
 
 /// The label is one line of `backup_label`: PostgreSQL writes it there as it is, and nobody could read the file then.
@@ -204,10 +221,6 @@ pub(super) async fn conclude(
 
     progress.enter(Phase::WaitingForWal);
     wait_for_wal(settings, repository, &manifest.summary, ended.session).await?;
-    if settings.keep {
-        let keep = || repository.keep(begun.generation, begun.id, circumstances.now, "--keep", &circumstances.writer);
-        patiently(settings.retry, "the mark of `--keep`", keep).await?;
-    }
     let still_there = || repository.check_parts(begun.generation, begun.id, &manifest.parts);
     patiently(settings.retry, "the list of the parts", still_there).await.map_err(|failure| match failure.kind {
         FailureKind::Damaged => {

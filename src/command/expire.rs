@@ -1,6 +1,6 @@
 //! `expire`: delete what the policy no longer wants and nothing needs.
 //!
-//! Plan, show, do. The plan is made anew from what is there just before backups are deleted, and again before and while WAL is
+//! Plan, show, do. The plan is made anew from what is there just before each backup is deleted, and again before and while WAL is
 //! deleted: what does not stand in both stays. So a backup that is finished meanwhile, a mark or a lease counts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,15 +11,16 @@ use serde::Serialize;
 
 use super::bounds::bounded;
 use super::expire_delete::Deleter;
+use super::expire_records::{forget, record, record_key, tidy};
 use super::expire_report::{ExpireReport, GenerationReport};
-use super::failure::{Failure, FailureKind};
+use super::failure::Failure;
 use super::store_clock::{self, StoreTime};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
 use crate::repo::{ExpirePlan, Holdings, Policy, Repository};
 use crate::storage::object_store::Unfinished;
-use crate::storage::{ObjectKey, StoreErrorKind, UserMetadata};
+use crate::storage::{ObjectKey, StoreErrorKind};
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -54,18 +55,21 @@ pub async fn run_on(
     agree: impl FnOnce(&ExpireReport) -> bool,
 ) -> Result<ExpireReport, Failure> {
     let mut report = ExpireReport::new(expire.dry_run);
-    if expire.policy.is_empty() {
-        report.nothing_set = true;
+    report.nothing_set = expire.policy.is_empty();
+    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
+    if expire.dry_run {
         return Ok(report);
     }
-    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
-    if expire.dry_run || planned.is_nothing() || !agree(&report) {
+    tidy(repository, planned.time.now).await;
+    if planned.is_nothing() || !agree(&report) {
+        forget(repository, circumstances).await;
         return Ok(report);
     }
     let mut deleter = Deleter::new(repository, expire.jobs);
     for (holdings, plan) in &planned.generations {
         if plan.refused.is_none() || expire.force {
-            carry_out(repository, expire, &planned.time, (holdings, plan), &mut deleter).await?;
+            let at = (planned.time.now, circumstances);
+            carry_out(repository, &expire.policy, at, (holdings, plan), &mut deleter).await?;
         }
     }
     deleter.sized(planned.leases.iter().map(|key| (key.clone(), 0)).collect()).await;
@@ -76,7 +80,8 @@ pub async fn run_on(
     report.deleted = deleter.deleted;
     report.deleted_bytes = deleter.bytes;
     report.failed = deleter.failed;
-    record(repository, circumstances, "done", &report.in_short()).await;
+    report.spared = deleter.spared.iter().map(ToString::to_string).collect();
+    record(repository, circumstances, &report.in_short()).await;
     Ok(report)
 }
 
@@ -99,7 +104,6 @@ struct Begin<'a> {
 }
 
 const FORMAT: &str = "pgark-expire-1";
-const KIND: &str = "expire";
 
 impl Planned {
     pub(super) async fn make(
@@ -206,18 +210,19 @@ const LOOK_AGAIN: usize = 1000;
 
 async fn carry_out(
     repository: &Repository,
-    expire: &Expire,
-    time: &StoreTime,
+    policy: &Policy,
+    (now, circumstances): (Timestamp, &Circumstances),
     (holdings, plan): (&Holdings, &ExpirePlan),
     deleter: &mut Deleter<'_>,
 ) -> Result<(), Failure> {
     let is_wal = |deletion: &&Deletion| matches!(deletion.what, Doomed::Wal(_));
-    let mut now = holdings.clone();
-    let still = |now: &Holdings| plan.still(&ExpirePlan::make(now, &expire.policy, time.now));
+    let mut present = holdings.clone();
+    let still = |present: &Holdings| plan.still(&ExpirePlan::make(present, policy, now));
     if plan.delete.iter().any(|deletion| !is_wal(&deletion)) {
-        repository.look_again(&mut now).await?;
-        for deletion in still(&now).iter().filter(|deletion| !is_wal(deletion)) {
-            deleter.backup(plan.generation, deletion).await;
+        repository.look_again(&mut present).await?;
+        for deletion in still(&present).iter().filter(|deletion| !is_wal(deletion)) {
+            let stands = |present: &Holdings| still(present).contains(deletion);
+            deleter.backup(&mut present, deletion, (now, circumstances), stands).await;
         }
     }
     let wal: Vec<&Deletion> = plan.delete.iter().filter(is_wal).collect();
@@ -225,8 +230,8 @@ async fn carry_out(
         if deleter.has_given_up() {
             return Ok(());
         }
-        repository.look_again(&mut now).await?;
-        let still: BTreeSet<Doomed> = still(&now).into_iter().map(|deletion| deletion.what).collect();
+        repository.look_again(&mut present).await?;
+        let still: BTreeSet<Doomed> = still(&present).into_iter().map(|deletion| deletion.what).collect();
         let left = chunk.iter().filter(|deletion| still.contains(&deletion.what));
         let keys = left.flat_map(|deletion| {
             let keys = deletion.keys(&repository.layout, plan.generation);
@@ -235,19 +240,4 @@ async fn carry_out(
         deleter.sized(keys.collect()).await;
     }
     Ok(())
-}
-
-fn record_key(repository: &Repository, circumstances: &Circumstances, what: &str) -> Result<ObjectKey, Failure> {
-    let name = format!("{}-{}-{what}.json", circumstances.now.as_nanosecond(), circumstances.writer.pid);
-    repository.layout.record(KIND, &name).map_err(|e| Failure::new(FailureKind::Usage, e.to_string()))
-}
-
-/// Leaves a note of what was done. Nothing depends on it, so that a role that cannot write loses nothing else.
-async fn record(repository: &Repository, circumstances: &Circumstances, what: &str, content: &impl Serialize) {
-    let (Ok(key), Ok(json)) = (record_key(repository, circumstances, what), serde_json::to_vec(content)) else {
-        return;
-    };
-    if let Err(error) = repository.store.put(&key, json.into(), &UserMetadata::new()).await {
-        tracing::info!("no record of this run was written: {error}");
-    }
 }

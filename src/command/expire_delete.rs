@@ -4,14 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::Circumstances;
 use super::failure::{Failure, FailureKind};
-use crate::repo::retention::Deletion;
-use crate::repo::{Generation, Repository};
+use crate::repo::retention::{Deletion, Doomed};
+use crate::repo::{BackupId, Holdings, RepoError, Repository};
 use crate::storage::object_store::Unfinished;
-use crate::storage::{ObjectKey, StoreError, StoreErrorKind};
+use crate::storage::{ObjectKey, StoreErrorKind};
 
 /// Something that could not be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +36,8 @@ pub struct Deleter<'a> {
     pub bytes: u64,
     /// What went wrong.
     pub failed: Vec<FailedDeletion>,
+    /// Backups that were named in the last moment.
+    pub spared: Vec<BackupId>,
     told: Instant,
 }
 
@@ -45,8 +49,8 @@ const TELL: Duration = Duration::from_secs(30);
 impl<'a> Deleter<'a> {
     /// Deletes so many at once.
     pub fn new(repository: &'a Repository, jobs: usize) -> Self {
-        let failed = Vec::new();
-        Deleter { repository, jobs: jobs.max(1), deleted: 0, bytes: 0, failed, told: Instant::now() }
+        let (failed, spared) = (Vec::new(), Vec::new());
+        Deleter { repository, jobs: jobs.max(1), deleted: 0, bytes: 0, failed, spared, told: Instant::now() }
     }
 
     /// Whether the store refuses everything.
@@ -55,19 +59,75 @@ impl<'a> Deleter<'a> {
         self.deleted == 0 && refused.count() >= REFUSALS
     }
 
-    /// A backup, or what is left of one. The first object goes alone: once the manifest is gone there is no backup any more. If it
-    /// stays, so does the rest.
-    pub async fn backup(&mut self, generation: Generation, deletion: &Deletion) {
-        let mut keys = deletion.keys(&self.repository.layout, generation).into_iter().map(|key| (key, 0));
-        let Some(first) = keys.next() else { return };
-        let failures = self.failed.len();
-        self.sized(vec![first]).await;
-        if self.failed.len() == failures && !self.has_given_up() {
-            self.sized(keys.collect()).await;
-            if self.failed.len() == failures {
-                self.bytes += deletion.bytes;
-            }
+    /// A backup, or what is left of one, unless it is named in the last moment.
+    ///
+    /// A note says that it is going. Then comes the last look, and `stands` says whether it is still to go. The manifest goes
+    /// first and alone: once it is gone there is no backup any more, and if it stays, so does the rest. A restore that has read
+    /// it in time holds a lease by then: for that it is looked once more, and what is named stays as remains for a later run.
+    pub async fn backup(
+        &mut self,
+        holdings: &mut Holdings,
+        deletion: &Deletion,
+        (now, circumstances): (Timestamp, &Circumstances),
+        stands: impl Fn(&Holdings) -> bool,
+    ) {
+        let (Doomed::Backup(id, _) | Doomed::Remains(id, _)) = &deletion.what else { return };
+        if self.has_given_up() {
+            return;
         }
+        let first = deletion.keys(&self.repository.layout, holdings.generation()).into_iter().next();
+        let first = first.map(|key| key.to_string()).unwrap_or_default();
+        let note = match self.repository.announce(*id, circumstances.now, &circumstances.writer).await {
+            Ok(note) => note,
+            Err(error) => return self.failed.push(failed(&first, error.into())),
+        };
+        let failures = self.failed.len();
+        let done = self.noted(holdings, deletion, (*id, note.is_some()), now, stands).await;
+        // After a failure nobody knows whether the manifest is gone, or will be: the note stays.
+        if let Some(note) = note.filter(|_| self.failed.len() == failures)
+            && let Err(error) = self.repository.store.delete(&note).await
+        {
+            tracing::warn!("`{note}` is left behind: until it is a day old `pgark keep {id}` is refused ({error})");
+        }
+        if let Err(error) = done {
+            self.failed.push(failed(&first, error.into()));
+        }
+    }
+
+    async fn noted(
+        &mut self,
+        holdings: &mut Holdings,
+        deletion: &Deletion,
+        (id, noted): (BackupId, bool),
+        now: Timestamp,
+        stands: impl Fn(&Holdings) -> bool,
+    ) -> Result<(), RepoError> {
+        self.repository.look_at(holdings, id).await?;
+        if !stands(holdings) {
+            self.spared.push(id);
+            return Ok(());
+        }
+        let failures = self.failed.len();
+        let layout = &self.repository.layout;
+        let first = deletion.keys(layout, holdings.generation()).into_iter().take(1).map(|key| (key, 0)).collect();
+        self.sized(first).await;
+        if self.failed.len() > failures || self.has_given_up() {
+            return Ok(());
+        }
+        self.repository.look_at(holdings, id).await?;
+        let left = holdings.inventory.backup(id).map(|backup| &backup.listing);
+        // Whoever marked it meanwhile has read the note, or finds no manifest: nobody was told that such a mark holds.
+        if holdings.is_leased(id, now) || (!noted && holdings.mark_at(id, now).is_some()) {
+            self.spared.push(id);
+            return Ok(());
+        }
+        let left = left.into_iter().flat_map(|backup| &backup.pieces);
+        let left = left.map(|piece| (self.repository.layout.backup(holdings.generation(), id, piece.key), 0));
+        self.sized(left.collect()).await;
+        if self.failed.len() == failures {
+            self.bytes += deletion.bytes;
+        }
+        Ok(())
     }
 
     /// Objects with their bytes, the first ones first.
@@ -97,7 +157,7 @@ impl<'a> Deleter<'a> {
                     self.deleted += 1;
                     self.bytes += bytes;
                 }
-                Some((key, _, Err(error))) => self.failed.push(failed(&key.to_string(), error)),
+                Some((key, _, Err(error))) => self.failed.push(failed(&key.to_string(), error.into())),
                 None => {}
             }
             if self.told.elapsed() >= TELL {
@@ -114,16 +174,16 @@ impl<'a> Deleter<'a> {
         }
         match self.repository.store.abandon(unfinished).await {
             Ok(()) => self.deleted += 1,
-            Err(error) => self.failed.push(failed(&unfinished.name, error)),
+            Err(error) => self.failed.push(failed(&unfinished.name, error.into())),
         }
     }
 }
 
-fn failed(key: &str, error: StoreError) -> FailedDeletion {
+fn failed(key: &str, error: Failure) -> FailedDeletion {
     let lacks = match error.kind {
-        StoreErrorKind::Denied => "the role lacks the right to delete (s3:DeleteObject; of a directory, to write): ",
+        FailureKind::Denied => "the role lacks the right to delete (s3:DeleteObject; of a directory, to write): ",
         _ => "",
     };
     let reason = format!("{lacks}{error}");
-    FailedDeletion { key: key.to_owned(), reason, kind: Failure::from(error).kind }
+    FailedDeletion { key: key.to_owned(), reason, kind: error.kind }
 }

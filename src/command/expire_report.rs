@@ -36,6 +36,8 @@ pub struct ExpireReport {
     pub deleted: usize,
     /// Their bytes.
     pub deleted_bytes: u64,
+    /// Backups that the plan wanted to delete, and that were marked or in use by then.
+    pub spared: Vec<String>,
     /// What could not be deleted.
     pub failed: Vec<FailedDeletion>,
 }
@@ -112,6 +114,7 @@ impl ExpireReport {
             done: false,
             deleted: 0,
             deleted_bytes: 0,
+            spared: Vec::new(),
             failed: Vec::new(),
         }
     }

@@ -10,8 +10,8 @@ use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
 use crate::repo::stored_backups::StoredBackup;
-use crate::repo::{BackupId, BackupKey, BackupListing, Holdings, Identity, Repository};
-use crate::storage::Put;
+use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, Repository};
+use crate::storage::{Head, Put};
 
 /// What became of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,35 +36,67 @@ pub async fn keep(
         let message = "the time until which the backup should be kept is past";
         return Err(Failure::new(FailureKind::Usage, message).with_hint("give a later one to `--until`"));
     }
-    let work = async {
-        let repository = repository.open().await?;
-        let (Identity { generation, .. }, backup) = find(&repository, id).await?;
-        let unfinished = "has no manifest: it is not finished, or what is left of a dead one";
-        if backup.manifest().is_none() {
-            return Err(refused(id, unfinished, "see `pgark list`"));
-        }
-        let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
-        if put().await? == Put::Created {
-            return Ok(Changed::Now);
-        }
+    let work = async { keep_on(&repository.open().await?, id, mark, circumstances).await };
+    bounded(work, None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn keep_on(
+    repository: &Repository,
+    id: BackupId,
+    mark: &Mark,
+    circumstances: &Circumstances,
+) -> Result<Changed, Failure> {
+    let (Identity { generation, .. }, backup) = find(repository, id).await?;
+    if backup.manifest().is_none() {
+        return Err(refused(
+            id,
+            "has no manifest: it is not finished, or what is left of a dead one",
+            "see `pgark list`",
+        ));
+    }
+    let put = || repository.mark(generation, id, circumstances.now, mark, &circumstances.writer);
+    let mut changed = Changed::Now;
+    if put().await? == Put::Exists {
         let there = repository.read_mark(generation, id).await?;
         if there.is_some_and(|there| there.until == mark.until) {
-            return Ok(Changed::WasSo);
+            changed = Changed::WasSo;
+        } else {
+            // Objects are created, never changed. What an `expire` deletes in this moment is noticed.
+            repository.unkeep(generation, id).await?;
+            let created = put().await.map_err(|error| {
+                Failure::from(error).context("the mark that was there is taken away, and no new one was written")
+            })?;
+            if created != Put::Created {
+                return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
+            }
         }
-        // Objects are created, never changed. What an `expire` deletes in this moment is noticed.
-        repository.unkeep(generation, id).await?;
-        let created = put().await.map_err(|error| {
-            Failure::from(error).context("the mark that was there is taken away, and no new one was written")
-        })?;
-        if created != Put::Created {
-            return Err(refused(id, "was marked by somebody else in this moment", "look at `pgark show`"));
+    }
+    holds(repository, generation, id).await?;
+    Ok(changed)
+}
+
+/// Whether a mark that was just written, or found, was in time: looked at in this order it is not deleted if it says so.
+pub(super) async fn holds(repository: &Repository, generation: Generation, id: BackupId) -> Result<(), Failure> {
+    let note = repository.going(id).await?;
+    if repository.list_backups(generation).await?.iter().any(|backup| backup.id == id && backup.manifest().is_some()) {
+        let Some((note, written)) = note else { return Ok(()) };
+        let mark = repository.layout.backup(generation, id, BackupKey::Keep);
+        if let (Head::Found(mark), Some(written)) = (repository.store.head(&mark).await?, written)
+            && let Some(Ok(marked)) = mark.modified.map(jiff::Timestamp::try_from)
+            && written < before(marked, GRACE)
+        {
+            // Both by the store's clock: whoever wrote the note is dead.
+            return Ok(());
         }
-        if find(&repository, id).await?.1.manifest().is_none() {
-            return Err(refused(id, "was deleted in this moment", "see `pgark list`"));
-        }
-        Ok(Changed::Now)
-    };
-    bounded(work, None, None).await
+        let hint = format!(
+            "look at `pgark list` in a moment; if it is there and nothing deletes any more, delete `{note}` and mark it again"
+        );
+        return Err(refused(id, "is being deleted, so the mark may come too late", &hint));
+    }
+    // What nobody can restore need not stay. Nobody was told that this mark holds.
+    repository.unkeep(generation, id).await?;
+    Err(refused(id, "was deleted in this moment", "see `pgark list`"))
 }
 
 /// Takes the mark away.
@@ -89,31 +121,46 @@ pub async fn delete(
     circumstances: &Circumstances,
     agree: impl FnOnce(&BackupListing) -> bool,
 ) -> Result<Changed, Failure> {
-    let work = async {
-        let repository = repository.open().await?;
-        let (identity, _) = find(&repository, id).await?;
-        let holdings = repository.holdings(&identity).await?;
-        // The present is later than the newest object: nothing looks older than it is.
-        let here = circumstances.now;
-        let now = holdings.newest().map_or(here, |newest| newest.min(here));
-        let backup = deletable(&holdings, id, now)?;
-        if dry_run || !agree(backup) {
-            return Ok(Changed::Would);
-        }
-        let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
-        pieces.sort_unstable();
-        let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.stored_bytes(), reason: "by hand" };
-        let mut deleter = Deleter::new(&repository, JOBS);
-        deleter.backup(identity.generation, &deletion).await;
-        match deleter.failed.first() {
-            None => Ok(Changed::Now),
-            Some(failed) => {
-                let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
-                Err(Failure::new(failed.kind, message))
-            }
-        }
-    };
+    let work = async { delete_on(&repository.open().await?, id, dry_run, circumstances, agree).await };
     bounded(work, None, None).await
+}
+
+/// The same on a repository that is open.
+pub async fn delete_on(
+    repository: &Repository,
+    id: BackupId,
+    dry_run: bool,
+    circumstances: &Circumstances,
+    agree: impl FnOnce(&BackupListing) -> bool,
+) -> Result<Changed, Failure> {
+    let (identity, _) = find(repository, id).await?;
+    let holdings = repository.holdings(&identity).await?;
+    // The present is later than the newest object: nothing looks older than it is.
+    let here = circumstances.now;
+    let now = holdings.newest().map_or(here, |newest| newest.min(here));
+    let backup = deletable(&holdings, id, now)?;
+    if dry_run || !agree(backup) {
+        return Ok(Changed::Would);
+    }
+    // An answer may take its time.
+    let mut present = repository.holdings(&identity).await?;
+    let backup = deletable(&present, id, now)?;
+    let mut pieces: Vec<BackupKey> = backup.pieces.iter().map(|piece| piece.key).collect();
+    pieces.sort_unstable();
+    let deletion = Deletion { what: Doomed::Backup(id, pieces), bytes: backup.stored_bytes(), reason: "by hand" };
+    let mut deleter = Deleter::new(repository, JOBS);
+    let stands = |present: &Holdings| deletable(present, id, now).is_ok();
+    deleter.backup(&mut present, &deletion, (now, circumstances), stands).await;
+    match deleter.failed.first() {
+        None if deleter.spared.is_empty() => Ok(Changed::Now),
+        None => Err(deletable(&present, id, now).err().unwrap_or_else(|| {
+            refused(id, "is in use since this moment: its parts stay for now", "`pgark expire` collects them")
+        })),
+        Some(failed) => {
+            let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
+            Err(Failure::new(failed.kind, message))
+        }
+    }
 }
 
 /// Deletions at once.

@@ -19,6 +19,7 @@ pub mod check_store;
 pub mod check_switch;
 pub mod expire;
 pub mod expire_delete;
+mod expire_records;
 pub mod expire_report;
 pub mod failure;
 mod holding;
@@ -51,6 +52,7 @@ pub mod store_clock;
 mod tries;
 pub mod verify;
 mod verify_deep;
+mod verify_missing;
 pub mod wal_fetch;
 pub mod wal_push;
 

@@ -1,6 +1,5 @@
 //! `verify`: read what a restore would read, all of it or a sample, and say what is damaged before the day of the restore.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -13,14 +12,14 @@ use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::tries::with_retries;
 use super::verify_deep::Chains;
-use crate::postgres::{SegmentName, WalName};
+use super::verify_missing::{missing_segments, runs_of, they_are_missing, unread};
+use crate::postgres::WalName;
 use crate::repo::archive::ReadBounds;
 use crate::repo::holdings::HeldWal;
-use crate::repo::manifest::BackupSummary;
 use crate::repo::stored_backups::StoredBackup;
-use crate::repo::timeline_path::TimelinePath;
+use crate::repo::timeline_path::{TimelinePath, TimelineSpan};
 use crate::repo::verify::runs_by_part;
-use crate::repo::{BackupId, BackupKey, Generation, Holdings, Identity, RepoError, Repository, WalKey};
+use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, RepoError, Repository, WalKey};
 use crate::storage::ObjectKey;
 use crate::stream::Sha256;
 
@@ -147,7 +146,7 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
         ..VerifyReport::default()
     };
     let begin = Instant::now();
-    let mut verifier = Verifier { repository, verify, report, told: begin };
+    let mut verifier = Verifier { repository, verify, report, unknown: 0, told: begin };
     let identities = repository.read_identities().await?;
     let mut found = false;
     for identity in identities.all().iter().rev() {
@@ -162,6 +161,8 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
     Ok(verifier.report)
 }
 
+/// A store that refuses so many objects will refuse the rest, too.
+const BELIEVED: usize = 100;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
@@ -169,6 +170,7 @@ struct Verifier<'a> {
     repository: &'a Repository,
     verify: &'a Verify,
     report: VerifyReport,
+    unknown: usize,
     told: Instant,
 }
 
@@ -184,14 +186,21 @@ impl Verifier<'_> {
         };
         let backups: Vec<&StoredBackup> = inventory.backups.iter().filter(wanted).collect();
         let size = inventory.told_segment_size();
-        let mut needed: BTreeSet<SegmentName> = BTreeSet::new();
+        let mut needed: Vec<TimelineSpan> = Vec::new();
         for backup in backups.iter().filter_map(|backup| backup.manifest()).filter(|_| size.is_some()) {
             let path = TimelinePath::as_known(inventory, backup.timeline);
-            self.missing(holdings, backup, &path);
-            needed.extend(path.segments_of(backup));
+            let spans = path.spans_of(backup);
+            for (name, missing, them) in missing_segments(inventory, &spans) {
+                let key = self.repository.layout.wal_file(holdings.generation(), name);
+                let message = format!("{missing}, and backup {} cannot be made consistent without {them}", backup.id);
+                self.find(Verdict::Missing, &key, message);
+            }
+            needed.extend(spans);
         }
         let of_backup = |wal: &&HeldWal| match wal.name() {
-            WalName::Segment(segment) => needed.contains(&segment),
+            WalName::Segment(segment) => inventory.segment_size.number(segment).is_ok_and(|number| {
+                needed.iter().any(|needed| needed.timeline == segment.timeline && needed.span.has(number))
+            }),
             WalName::History(_) => true,
             _ => false,
         };
@@ -206,7 +215,7 @@ impl Verifier<'_> {
             for backup in &backups {
                 let modified = backup.listing.manifest().and_then(|manifest| manifest.modified);
                 if self.is_due(modified) && !self.report.incomplete {
-                    self.backup(holdings.generation(), backup.id()).await;
+                    self.backup(holdings.generation(), &backup.listing).await;
                 }
             }
         }
@@ -219,16 +228,6 @@ impl Verifier<'_> {
 
     fn is_sampled(&self, key: &ObjectKey) -> bool {
         self.verify.sample.as_ref().is_none_or(|sample| sample.takes(key))
-    }
-
-    /// Segments that the listing does not have, though a backup needs them.
-    fn missing(&mut self, holdings: &Holdings, backup: &BackupSummary, path: &TimelinePath) {
-        let there = |segment: &SegmentName| holdings.inventory.has(*segment);
-        for segment in path.segments_of(backup).filter(|segment| !there(segment)) {
-            let key = self.repository.layout.wal_file(holdings.generation(), WalName::Segment(segment));
-            let message = format!("it is missing, and backup {} cannot be made consistent without it", backup.id);
-            self.find(Verdict::Missing, &key, message);
-        }
     }
 
     async fn wal(
@@ -283,7 +282,8 @@ impl Verifier<'_> {
         }
     }
 
-    async fn backup(&mut self, generation: Generation, id: BackupId) {
+    async fn backup(&mut self, generation: Generation, listing: &BackupListing) {
+        let id = listing.id;
         let repository = self.repository;
         let key = |piece| repository.layout.backup(generation, id, piece);
         let manifest = match repository.read_manifest(generation, id).await {
@@ -296,9 +296,13 @@ impl Verifier<'_> {
         };
         self.report.backups += 1;
         let (bounds, retry) = (self.bounds(), self.verify.retry);
-        let parts: Vec<_> = (manifest.parts.iter().zip(runs_by_part(&manifest)))
-            .filter(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))))
-            .collect();
+        let (parts, others): (Vec<_>, Vec<_>) = (manifest.parts.iter().zip(runs_by_part(&manifest)))
+            .partition(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))));
+        let (mut missing, wrong) = unread(listing, others.into_iter().map(|(part, _)| part));
+        for (part, size) in wrong {
+            let message = format!("it is {size} bytes long, but was written with {}", part.stored);
+            self.find(Verdict::Damaged, &key(BackupKey::Part(part.part)), message);
+        }
         let reading = parts.into_iter().map(|(part, runs)| {
             let (manifest, bounds) = (&manifest, &bounds);
             async move {
@@ -306,12 +310,11 @@ impl Verifier<'_> {
                 (part, with_retries(read, retry, |_| {}).await)
             }
         });
-        let mut missing = Vec::new();
         let mut outcomes = stream::iter(reading).buffer_unordered(self.verify.jobs.max(1));
         while let Some((part, outcome)) = outcomes.next().await {
             let key = key(BackupKey::Part(part.part));
             match outcome {
-                Ok(None) => missing.push(key),
+                Ok(None) => drop(missing.insert(part.part)),
                 outcome => {
                     self.report.parts += usize::from(outcome.is_ok());
                     self.judge(&key, outcome);
@@ -325,8 +328,12 @@ impl Verifier<'_> {
         match repository.read_summary(generation, id).await {
             Ok(None) => self.report.gone += missing.len(),
             Ok(Some(_)) => {
-                for key in missing {
-                    self.find(Verdict::Missing, &key, "it is missing, and the manifest counts on it".to_owned());
+                for run in runs_of(&missing) {
+                    let last = BackupKey::Part(*run.end());
+                    let (missing, them) =
+                        they_are_missing(&(u64::from(*run.start())..=u64::from(*run.end())), key(last));
+                    let message = format!("{missing}, and the manifest counts on {them}");
+                    self.find(Verdict::Missing, &key(BackupKey::Part(*run.start())), message);
                 }
             }
             Err(error) => self.judge(&key(BackupKey::Manifest), Err(error)),
@@ -341,9 +348,13 @@ impl Verifier<'_> {
         match outcome {
             Ok(bytes) => self.report.bytes += bytes.unwrap_or_default(),
             Err(RepoError::Damaged { reason, .. }) => self.find(Verdict::Damaged, key, reason),
+            Err(RepoError::Store(error)) if error.is_bad_medium() => {
+                self.find(Verdict::Damaged, key, format!("the disk cannot read it: {error}"));
+            }
             Err(error) => {
-                // A store that does not answer now will not answer for the rest.
-                self.report.incomplete = true;
+                // A store that does not answer now will not answer for the rest; one that refuses an object may give others.
+                self.unknown += 1;
+                self.report.incomplete |= !error.is_of_one_object() || self.unknown >= BELIEVED;
                 self.find(Verdict::Unknown, key, error.to_string());
             }
         }

@@ -2,7 +2,7 @@
 
 use super::layout::Generation;
 use crate::postgres::ClusterIdent;
-use crate::storage::StoreError;
+use crate::storage::{StoreError, StoreErrorKind};
 
 /// A failure in the repository, as far as callers decide by it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,12 @@ pub enum RepoError {
 impl RepoError {
     pub(crate) fn damaged(key: &impl ToString, reason: impl Into<String>) -> Self {
         RepoError::Damaged { key: key.to_string(), reason: reason.into() }
+    }
+
+    /// Whether it says nothing about other objects.
+    pub fn is_of_one_object(&self) -> bool {
+        use StoreErrorKind::{Changed, Denied, LocalIo};
+        matches!(self, RepoError::Store(error) if matches!(error.kind, Denied | LocalIo | Changed))
     }
 
     /// Whether the same call may succeed a little later.

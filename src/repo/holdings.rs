@@ -71,6 +71,12 @@ impl Holdings {
         let pieces = pieces.map(|piece| piece.modified);
         pieces.chain(self.wal.iter().map(|wal| wal.modified)).flatten().max()
     }
+
+    /// Whether a lease names a backup.
+    pub fn is_leased(&self, id: BackupId, now: Timestamp) -> bool {
+        let names = |held: &Held| held.lease.as_ref().is_none_or(|lease| lease.backup == id);
+        self.leases.iter().any(|held| held.is_valid(now) && names(held))
+    }
 }
 
 /// Small reads at once.
@@ -109,6 +115,22 @@ impl Repository {
         let listings = self.list_backups(*generation).await?;
         holdings.inventory.backups = self.read_backups(*generation, *ident, listings, backups).await?;
         holdings.marks = self.marks(holdings.generation(), &holdings.inventory.backups).await?;
+        holdings.leases = self.all_leases().await?;
+        Ok(())
+    }
+
+    /// The same of one backup alone, and of all leases.
+    pub async fn look_at(&self, holdings: &mut Holdings, id: BackupId) -> Result<(), RepoError> {
+        let Inventory { generation, ident, backups, .. } = &holdings.inventory;
+        let listings = self.list_backups_below(&self.layout.backup_prefix(*generation, id)).await?;
+        let found = self.read_backups(*generation, *ident, listings, backups).await?;
+        let marks = self.marks(*generation, &found).await?;
+        holdings.marks.remove(&id);
+        holdings.marks.extend(marks);
+        let backups = &mut holdings.inventory.backups;
+        backups.retain(|backup| backup.id() != id);
+        let at = backups.partition_point(|backup| backup.id() < id);
+        backups.splice(at..at, found);
         holdings.leases = self.all_leases().await?;
         Ok(())
     }

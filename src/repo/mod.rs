@@ -9,6 +9,7 @@ pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
 pub mod error;
+pub mod going;
 pub mod health;
 pub mod holdings;
 pub mod identity;

@@ -9,7 +9,7 @@
 //!   between, or else the oldest that leads to a later one; and the WAL from its start on. Backups outside keep the WAL between
 //!   their start and stop.
 //! * History files stay. Partial segments and backup notes share the fate of the segment of their number.
-//! * Parts without a manifest go when the newest is older than a day.
+//! * Parts without a manifest go when the newest is older than a day. Without a policy nothing else goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -162,7 +162,7 @@ impl ExpirePlan {
                 all_whole(holdings).for_each(|backup| keep.entry(backup.id()).or_default().extend([Why::Unreadable]))
             }
         }
-        if frozen.is_some() {
+        if frozen.is_some() || policy.is_empty() {
             unneeded.clear();
         }
         keep.extend(unfinished);

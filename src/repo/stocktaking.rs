@@ -69,6 +69,7 @@ impl Repository {
                 },
                 Ok(None) => History::Absent,
                 Err(RepoError::Damaged { key, reason }) => History::Damaged(format!("`{key}`: {reason}")),
+                Err(RepoError::Store(error)) if error.is_bad_medium() => History::Damaged(error.to_string()),
                 Err(error) => return Err(error),
             };
             Ok((timeline, history))

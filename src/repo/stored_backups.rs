@@ -112,6 +112,7 @@ impl Repository {
             // Deleted since it was listed.
             Ok(None) => return Ok(BackupState::Unfinished),
             Err(RepoError::Damaged { key, reason }) => return Ok(damaged(format!("`{key}`: {reason}"), None)),
+            Err(RepoError::Store(error)) if error.is_bad_medium() => return Ok(damaged(error.to_string(), None)),
             Err(error) => return Err(error),
         };
         if summary.ident() != ident {

@@ -142,10 +142,11 @@ impl TimelinePath {
         later.min().map(|begin| SegmentNumber(begin.saturating_sub(1)))
     }
 
-    /// The segments without which a backup of the last timeline cannot be made consistent, each of its owner.
-    pub fn segments_of(&self, backup: &BackupSummary) -> impl Iterator<Item = SegmentName> {
+    /// The segments without which a backup of the last timeline cannot be made consistent, by their owners. A manifest may claim any
+    /// number of them.
+    pub fn spans_of(&self, backup: &BackupSummary) -> Vec<TimelineSpan> {
         let Span { first, last } = backup.own_wal(self.size);
-        (first.0..=last.0).map(|number| self.name(SegmentNumber(number)))
+        self.spans(first, last)
     }
 
     /// All copies that a replay of these segments may read. The one in which a timeline was left counts twice: whoever stays on that
@@ -286,7 +287,7 @@ pub fn last_before_forks(inventory: &Inventory, timeline: TimelineId) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{at, empty, id, lsn, segment, summary, timeline};
+    use super::super::sample::{at, empty, id, lsn, summary, timeline};
     use super::*;
 
     /// Timeline 2 left 1 in segment 5, timeline 3 left 2 at the border before segment 9; nobody knows where 4 is from.
@@ -338,8 +339,11 @@ mod tests {
     #[test]
     fn a_backup_over_a_switch_needs_both_timelines() {
         let standby = backup(2, lsn(4, 0), lsn(6, 1));
-        let names: Vec<SegmentName> = path(2).segments_of(&standby).collect();
-        assert_eq!(names, [segment(1, 4), segment(2, 5), segment(2, 6)]);
+        let on = |number, span| TimelineSpan { timeline: timeline(number), span };
+        assert_eq!(path(2).spans_of(&standby), [on(1, span(4, 4)), on(2, span(5, 6))]);
+        // A manifest that lies is one span, too.
+        let endless = path(2).spans_of(&backup(2, lsn(6, 0), Lsn(0x7FFF_FFFF << 32)));
+        assert_eq!(endless, [on(2, span(6, (0x7FFF_FFFF << 12) - 1))]);
         let copies = path(2).copies(standby.own_wal(path(2).size));
         assert_eq!(copies.iter().map(|on| on.span).collect::<Vec<_>>(), [span(4, 5), span(5, 6)]);
     }

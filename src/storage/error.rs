@@ -55,6 +55,19 @@ impl StoreError {
         self
     }
 
+    /// Whether a local disk gave back that it cannot read this any more (`EIO`).
+    pub fn is_bad_medium(&self) -> bool {
+        const EIO: i32 = 5;
+        let mut source = self.source();
+        while let Some(error) = source {
+            if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error() == Some(EIO)) {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+
     /// Whether the same call may succeed a little later.
     pub fn is_temporary(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Unexpected)

@@ -117,6 +117,9 @@ fn twenty_five_killed_backups() {
             assert!(matches!(code, 0 | 137), "round {round}: {code}");
             killed += u32::from(code == 137);
             let now = manifests(&repository);
+            let keys = repository.keys();
+            let marked = keys.iter().filter_map(|key| key.strip_suffix("/keep.json"));
+            assert!(marked.into_iter().all(|backup| keys.contains(&format!("{backup}/manifest.json.zst"))), "{keys:?}");
             let new: Vec<&String> = now.difference(&known).collect();
             assert!(new.len() <= 1 && (code == 137 || new.len() == 1), "round {round}: {code}, {new:?}");
             new.into_iter().for_each(|id| is_whole(&repository, id));
@@ -175,7 +178,8 @@ fn a_store_that_dies_and_one_that_comes_back() {
     let repository = Repository::s3();
     let primary = archiving(&repository, Installation::preferred(), 1);
     let double = repository.double();
-    let call = on_the_host(&repository, &primary, &["basebackup"]).impatient().env("PGARK_BACKUP__RETRY", "2s");
+    let call =
+        on_the_host(&repository, &primary, &["basebackup", "--keep"]).impatient().env("PGARK_BACKUP__RETRY", "2s");
     for (fault, code) in [
         (Fault::ResetBeforeHeaders, 10),
         (Fault::Silence, 10),
@@ -192,6 +196,13 @@ fn a_store_that_dies_and_one_that_comes_back() {
         nothing_runs(&primary);
     }
     assert_eq!(manifests(&repository), BTreeSet::new());
+    let marks = || repository.keys().iter().filter(|key| key.ends_with("keep.json")).count();
+    assert_eq!(marks(), 0, "what was never finished is not kept for ever");
+    double.fault(Rule::new(Fault::AccessDenied403).on(Op::Put).key("keep.json"));
+    let whole = as_servers_user(&call).code(11).says("is whole, but `--keep` does not hold").says("hint: `pgark keep ");
+    assert!(!whole.stderr.contains("no backup was made"), "{whole:?}");
+    assert_eq!((manifests(&repository).len(), marks()), (1, 0));
+    double.clear_faults();
 
     // What ends in time is borne, at the very end too, and a lost reply is no failure.
     let patient = call.env("PGARK_BACKUP__RETRY", "60s");

@@ -182,6 +182,23 @@ fn summaries_of_something_else() {
     }
 }
 
+/// The digests are right: only the claim is absurd.
+#[test]
+fn wal_without_end() {
+    let stage = Stage::set();
+    for stop in ["7FFFFFFF/0", "FFFFFFFF/FFFFFFFF"] {
+        let mut draft = stage.draft();
+        draft.summary["stop_lsn"] = json!(stop);
+        let manifest = draft.write();
+        stage.is_refused(stop, "", &manifest);
+        stage.repository.alter(&manifest_key(&stage.id), |bytes| *bytes = manifest);
+        let found = stage.look(&["verify", &stage.id]);
+        assert_eq!(found.code, 2, "{found:?}");
+        assert_eq!(found.stdout.matches("MISSING").count(), 1, "{found:?}");
+        assert!(found.stdout.contains(" more up to `00000001"), "{found:?}");
+    }
+}
+
 #[test]
 fn tablespaces_that_lead_elsewhere() {
     let stage = Stage::set();

@@ -1,7 +1,7 @@
 //! `list`, `show` and `status`: what is there, what can be restored, and what stands in the way.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgark::postgres::control_details::{RecordedSettings, WalLevel};
 use pgark::postgres::{Lsn, SystemId, TimelineId};
@@ -255,9 +255,9 @@ fn status_of_a_server_that_archives() {
     assert!(outcome.stdout.contains("archiver"), "{outcome:?}");
 }
 
-/// 100 000 segments in a directory: a second or so; the bound is 5 s, twice that without optimisation.
+/// How long it takes is measured by `make bench`.
 #[test]
-fn status_of_a_large_archive_is_quick() {
+fn status_of_a_large_archive() {
     const SEGMENTS: u64 = 100_000;
     const SIZE: u64 = 16 * MIB;
     let repository = Repository::local();
@@ -277,10 +277,6 @@ fn status_of_a_large_archive_is_quick() {
     backup.bad_pages.clear();
     backup.sum_up();
     put_backup(&repository, &backup);
-    let begun = Instant::now();
     let status = report(&repository, &["status", "--no-server"], 0);
-    let took = begun.elapsed();
     assert_eq!(status["sizes"]["wal_segments"], SEGMENTS, "{status}");
-    eprintln!("status of {SEGMENTS} segments: {took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
 }

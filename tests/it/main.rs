@@ -27,6 +27,7 @@ mod conformance;
 mod documents;
 mod exit_table;
 mod expire;
+mod expire_meanwhile;
 mod expire_on_servers;
 mod fetch_faults;
 mod gaps_behind_targets;

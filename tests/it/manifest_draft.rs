@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::backups::{restore_call, take_backup};
 use crate::pitr::archiving;
 use crate::postgres::{Account, Installation, Scratch};
-use crate::program::{Outcome, finish};
+use crate::program::{Call, Outcome, finish};
 use crate::repository::Repository;
 use crate::restore_faults::manifest_key;
 use crate::restore_over::{Tree, assert_same, tree};
@@ -141,7 +141,17 @@ impl Stage {
 
     /// A restore that can have so much memory and no more.
     pub fn restore(&self) -> Outcome {
-        let call = restore_call(&self.repository, &self.target(), &[&self.id]).env("PGARK_BACKUP__RETRY", "1s");
+        self.limited(restore_call(&self.repository, &self.target(), &[&self.id]))
+    }
+
+    /// Another command with the same limit.
+    pub fn look(&self, words: &[&str]) -> Outcome {
+        let call = Call::new(words.iter().copied()).envs(self.repository.env());
+        self.limited(call.env("PGARK_RETENTION__KEEP_FULL", "1"))
+    }
+
+    fn limited(&self, call: Call) -> Outcome {
+        let call = call.env("PGARK_BACKUP__RETRY", "1s");
         let pgark = call.within(self.place.path()).command();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -d {MEMORY} && exec \"$0\" \"$@\"")]);
@@ -159,6 +169,15 @@ impl Stage {
         assert!(outcome.stderr.len() < 4000, "{what}: {} bytes of words", outcome.stderr.len());
         assert!(!self.target().join("global/pg_control").exists(), "{what}");
         std::fs::remove_dir_all(self.target()).ok();
+        // Whoever only looks at it survives it, too, and is brief.
+        let looks: [&[&str]; 5] =
+            [&["verify"], &["list"], &["show", &self.id], &["status", "--no-server"], &["expire", "--dry-run"]];
+        for words in looks {
+            let outcome = self.look(words);
+            assert!((0..=18).contains(&outcome.code), "{what}: {words:?}: {outcome:?}");
+            let said = outcome.stdout.len() + outcome.stderr.len();
+            assert!(said < 10_000, "{what}: {words:?}: {said} bytes of words");
+        }
         assert_same(&self.around, &tree(self.place.path()));
         self.repository.alter(&manifest_key(&self.id), |bytes| bytes.clone_from(&self.right));
     }

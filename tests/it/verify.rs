@@ -1,9 +1,14 @@
 //! `verify` finds every damage that a restore would stumble over, and says which object it is.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use pgark::command::verify::{Verdict, Verify, VerifyReport, run_on};
+use pgark::storage::StoreErrorKind;
 
 use crate::backups::take_backup;
 use crate::double::{Fault, Op, Rule};
+use crate::expire::{Stage, Watched, keep_full, run, wanted};
 use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation};
 use crate::program::{Call, Outcome};
@@ -66,6 +71,20 @@ fn every_damage_is_found_and_named() {
             assert!(found.stdout.starts_with(&format!("MISSING {key}: it is missing, and ")), "{found:?}");
             repository.put(key, &before);
         }
+        // What is not in a sample is there at least, and as long as it should be.
+        let nothing = [id.as_str(), "--sample", "0.000001%", "--seed", "x"];
+        verify(&repository, &nothing).quiet_success();
+        let before = repository.object(part).unwrap();
+        repository.remove(part);
+        let found = verify(&repository, &nothing);
+        assert_eq!(found.code, 2, "{found:?}");
+        assert!(found.stdout.starts_with(&format!("MISSING {part}: it is missing, and ")), "{found:?}");
+        repository.put(part, &before[1..]);
+        let found = verify(&repository, &nothing);
+        assert_eq!(found.code, 2, "{found:?}");
+        assert!(found.stdout.starts_with(&format!("DAMAGED {part}: it is ")), "{found:?}");
+        repository.alter(part, |bytes| bytes.clone_from(&before));
+        verify(&repository, &nothing).quiet_success();
         // A part of another backup in this one's place.
         repository.alter(part, |bytes| bytes.reverse());
         let report = verify(&repository, &["--json"]);
@@ -101,6 +120,63 @@ fn what_cannot_be_told_is_not_called_damage() {
     assert_eq!(doubt.code, 3, "{doubt:?}");
     assert!(doubt.stdout.starts_with("UNKNOWN ") && doubt.stdout.contains("the store failed"), "{doubt:?}");
     double.clear_faults();
+    // One object that is refused says nothing about the others.
+    let segments: Vec<String> = repository.keys().into_iter().filter(|key| key.contains("/wal/")).collect();
+    let (refused, damaged) = (&segments[0], &segments[segments.len() - 1]);
+    double.fault(Rule::new(Fault::AccessDenied403).on(Op::Get).key(refused));
+    let before = repository.object(damaged).unwrap();
+    repository.alter(damaged, |bytes| bytes.truncate(bytes.len() - 1));
+    let both = verify(&repository, &[]);
+    assert_eq!(both.code, 2, "{both:?}");
+    for said in [format!("UNKNOWN {refused}: "), format!("DAMAGED {damaged}: "), "of 1 backups".to_owned()] {
+        assert!(both.stdout.contains(&said), "{said}: {both:?}");
+    }
+    repository.alter(damaged, |bytes| bytes.clone_from(&before));
+    let doubt = verify(&repository, &[]);
+    assert!(doubt.code == 3 && doubt.stdout.ends_with("not everything could be told\n"), "{doubt:?}");
+    double.clear_faults();
     double.stop_listening();
     verify(&repository, &[]).code(3);
+}
+
+/// All WAL of a stage is damaged, so each object that is looked at is found.
+fn looked_at(stage: &Stage, refused: fn(usize) -> Option<StoreErrorKind>) -> VerifyReport {
+    let reads = std::sync::atomic::AtomicUsize::new(0);
+    let store = Watched {
+        inner: stage.memory.clone(),
+        before: move |what: &str, name: &str| match what == "get" && name.contains("/wal/") {
+            true => refused(reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst)).map_or(Ok(()), Err),
+            false => Ok(()),
+        },
+    };
+    let everything = Verify {
+        repository: wanted(keep_full(1)).repository,
+        backup: None,
+        sample: None,
+        wal_only: true,
+        since: None,
+        deep: false,
+        jobs: 200,
+        retry: Duration::ZERO,
+        stall: Duration::from_secs(60),
+    };
+    run(async { run_on(&stage.through(Arc::new(store)), &everything).await.unwrap() })
+}
+
+#[test]
+fn a_bad_sector_is_damage_and_ends_nothing() {
+    let stage = run(Stage::days(15));
+    let verdicts =
+        |report: &VerifyReport, wanted| report.findings.iter().filter(|finding| finding.verdict == wanted).count();
+    let bad = looked_at(&stage, |read| (read == 0).then_some(StoreErrorKind::LocalIo));
+    assert_eq!((verdicts(&bad, Verdict::Damaged), bad.incomplete), (150, false), "{bad:?}");
+    assert!(bad.findings[0].message.starts_with("the disk cannot read it: "), "{bad:?}");
+    let refused = looked_at(&stage, |read| (read == 0).then_some(StoreErrorKind::Denied));
+    assert_eq!((verdicts(&refused, Verdict::Damaged), verdicts(&refused, Verdict::Unknown)), (149, 1), "{refused:?}");
+    assert!(!refused.incomplete && refused.has_doubt());
+    // A role that may read nothing is believed at last, and a store that is away at once.
+    let all = looked_at(&stage, |_| Some(StoreErrorKind::Denied));
+    assert_eq!((verdicts(&all, Verdict::Unknown), all.incomplete), (100, true));
+    let away = looked_at(&stage, |_| Some(StoreErrorKind::Unavailable));
+    assert_eq!((away.findings.len(), away.incomplete), (1, true));
 }
