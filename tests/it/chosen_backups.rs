@@ -359,7 +359,7 @@ impl Dice<'_> {
             // A number of the other timeline may lie between two of this one without being one of it: no index can tell.
             let elsewhere = |xid| {
                 let is = |commit: &&Commit| commit.xid == xid;
-                world.commits.iter().any(|commit| is(&commit)) && !commits.iter().any(|commit| is(commit))
+                world.commits.iter().any(|commit| is(&commit)) && !commits.iter().any(is)
             };
             if !matches!(target, Target::Xid(xid) if elsewhere(xid)) {
                 break target;
