@@ -21,7 +21,7 @@ fn with_backlog(repository: &Repository, ledger: impl FnOnce(&Cluster) -> Ledger
     ledger.write(40, 600_000);
     primary.switch_wal();
     assert!(primary.unarchived().len() > 10, "{:?}", primary.unarchived());
-    double.latency(Duration::from_millis(20));
+    double.latency(Duration::from_millis(60));
     double.resume_listening();
     primary.archive_everything(A_MINUTE);
     double.latency(Duration::ZERO);
