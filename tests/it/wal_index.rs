@@ -75,7 +75,8 @@ fn a_segment_that_cannot_be_read_is_archived_all_the_same() {
         cluster.file(name, &bytes);
         cluster.file(&format!("archive_status/{name}.ready"), b"");
     }
-    repository.push(&cluster, names[0]).run().quiet_success();
+    // The next one would be archived ahead.
+    repository.push(&cluster, names[0]).env("PGARK_WAL__LOOKAHEAD", "0").run().quiet_success();
     assert_eq!(indexes(&repository).into_values().collect::<Vec<_>>(), [WalIndex::default()]);
     let backfill = Call::new(["wal-push", "--backfill"]).envs(repository.env()).within(cluster.path());
     assert_eq!(backfill.run().code, 0);
