@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::RepositorySettings;
 use crate::disk::data_dir::ClusterFacts;
+use crate::disk::shelf::Wanted;
 use crate::disk::{DataDir, Shelf, Spool};
 use crate::postgres::{SegmentName, WalName};
 
@@ -114,7 +115,8 @@ impl Prefetch {
             return Ok(false);
         }
         let size = self.facts.control.segment_size.bytes();
-        self.shelf.hand_over(self.segment, self.facts.ident, size, path, Timestamp::now())
+        let wanted = Wanted { segment: self.segment, ident: self.facts.ident, size, target: path };
+        self.shelf.hand_over(&wanted, Timestamp::now())
     }
 
     /// Tells the helper how far recovery has come, and starts one if there is none. Without a helper everything is slower, and

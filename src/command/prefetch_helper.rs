@@ -57,6 +57,17 @@ pub async fn run(helper: PrefetchHelper) -> Result<(), Failure> {
     let shelf = shelf(&helper.prefetch, &helper.repository, &helper.data_dir).map_err(local)?;
     let Some(_lock) = claim(&shelf).await.map_err(local)? else { return Ok(()) };
     let Some(recovery) = Recovery::of(&helper.data_dir) else { return Ok(()) };
+    // Whatever is being waited for, a store that is silent for one: the recovery's end is ours.
+    let outcome = tokio::select! {
+        outcome = fetch_ahead(&helper, shelf.clone()) => outcome,
+        () = recovery.end() => Ok(()),
+    };
+    shelf.keep_only(|_| false);
+    outcome
+}
+
+async fn fetch_ahead(helper: &PrefetchHelper, shelf: Shelf) -> Result<(), Failure> {
+    let local = |e: std::io::Error| Failure::new(FailureKind::LocalIo, e.to_string());
     let facts = helper.data_dir.facts().map_err(local)?;
     let repository = helper.repository.open().await?;
     // Nothing of ours may keep the data directory's file system from being unmounted.
@@ -71,8 +82,7 @@ pub async fn run(helper: PrefetchHelper) -> Result<(), Failure> {
         jobs: helper.prefetch.jobs,
         pg_wal: helper.data_dir.path().join("pg_wal"),
     };
-    worker.work(&recovery).await;
-    worker.shelf.keep_only(|_| false);
+    worker.work().await;
     Ok(())
 }
 
@@ -105,6 +115,13 @@ impl<'a> Recovery<'a> {
         Some(Recovery { data_dir, postmaster: postmaster(data_dir.path())? })
     }
 
+    /// Waits for it.
+    async fn end(&self) {
+        while self.goes_on() {
+            sleep(ROLL_CALL).await;
+        }
+    }
+
     fn goes_on(&self) -> bool {
         let there = |name| self.data_dir.path().join(name).exists();
         postmaster(self.data_dir.path()) == Some(self.postmaster)
@@ -128,12 +145,12 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(&self, recovery: &Recovery<'_>) {
+    async fn work(&self) {
         let mut under_way: JoinSet<(SegmentName, bool)> = JoinSet::new();
         let mut busy: BTreeSet<SegmentName> = BTreeSet::new();
         let mut wanted: Vec<SegmentName> = Vec::new();
         let mut last = None;
-        let (mut asked_at, mut called_at) = (Instant::now(), Instant::now());
+        let (mut asked_at, mut looked_at) = (Instant::now(), Instant::now());
         // A segment that was not there, or could not be fetched, bars the way to those behind it for a while.
         let mut barred: Option<(SegmentName, Instant)> = None;
         while asked_at.elapsed() < IDLE {
@@ -144,12 +161,8 @@ impl Worker {
                 wanted = asked.map(|asked| self.next_after(asked.segment)).unwrap_or_default();
                 self.shelf.keep_only(|segment| wanted.contains(&segment) || busy.contains(&segment));
             }
-            if called_at.elapsed() >= ROLL_CALL {
-                if !recovery.goes_on() {
-                    break;
-                }
-                (called_at, look) = (Instant::now(), true);
-            }
+            // There may be room again, and a bar may be lifted.
+            look |= looked_at.elapsed() >= ROLL_CALL;
             tokio::select! {
                 biased;
                 Some(done) = under_way.join_next() => {
@@ -164,6 +177,7 @@ impl Worker {
             if !look {
                 continue;
             }
+            looked_at = Instant::now();
             barred = barred.filter(|(_, when)| when.elapsed() < PAUSE);
             let free = wanted.iter().take_while(|segment| barred.is_none_or(|(bar, _)| **segment != bar));
             for segment in free {

@@ -49,6 +49,19 @@ pub struct Asked {
     pub at: std::time::SystemTime,
 }
 
+/// A segment, and where PostgreSQL waits for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Which.
+    pub segment: SegmentName,
+    /// Of this cluster.
+    pub ident: ClusterIdent,
+    /// Its bytes.
+    pub size: u64,
+    /// `%p`
+    pub target: &'a Path,
+}
+
 const NOTE: &str = "pgark-fetched-1";
 const ASKED: &str = "asked";
 const LOCK: &str = "lock";
@@ -117,18 +130,12 @@ impl Shelf {
 
     /// Takes a segment off the shelf and gives it its place, if it is what its note says. `false`: there is none that could
     /// be taken.
-    pub fn hand_over(
-        &self,
-        segment: SegmentName,
-        ident: ClusterIdent,
-        size: u64,
-        target: &Path,
-        now: Timestamp,
-    ) -> io::Result<bool> {
-        let taken = self.take(segment, ident, size, target, now);
-        self.drop_segment(segment);
+    pub fn hand_over(&self, wanted: &Wanted<'_>, now: Timestamp) -> io::Result<bool> {
+        let taken = self.take(wanted, now);
+        self.drop_segment(wanted.segment);
+        let segment = wanted.segment;
         match taken {
-            Ok(incoming) => incoming.commit(size).map(|()| true),
+            Ok(incoming) => incoming.commit(wanted.size).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => {
                 tracing::info!("what was fetched ahead of `{segment}` is not used: {error}");
@@ -137,14 +144,8 @@ impl Shelf {
         }
     }
 
-    fn take(
-        &self,
-        segment: SegmentName,
-        ident: ClusterIdent,
-        size: u64,
-        target: &Path,
-        now: Timestamp,
-    ) -> io::Result<Incoming> {
+    fn take(&self, wanted: &Wanted<'_>, now: Timestamp) -> io::Result<Incoming> {
+        let Wanted { segment, ident, size, target } = *wanted;
         let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let note: Note = serde_json::from_str(&self.spool.read_small(&noted(segment))?)?;
         let expected = self.note(segment, ident, size, note.xxh3.clone(), note.written);
@@ -257,9 +258,11 @@ impl Growing {
     pub fn finish(mut self, written: QuickDigesting<File>, ident: ClusterIdent, now: Timestamp) -> io::Result<()> {
         let (digest, file) = written.finish();
         let length = file.metadata()?.len();
-        self.file = None;
         let Shelf { spool, .. } = &self.shelf;
+        // Whatever stands there is not what belongs there, and a directory could not be replaced.
+        self.shelf.drop_segment(self.segment);
         fs::rename(spool.path(&growing(self.segment)), spool.path(&self.segment.to_string()))?;
+        self.file = None;
         let note = self.shelf.note(self.segment, ident, length, digest.to_string(), now);
         spool.write_small(&noted(self.segment), &serde_json::to_string(&note)?)
     }

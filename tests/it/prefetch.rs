@@ -378,14 +378,10 @@ fn the_shelf_may_be_on_another_file_system() {
 fn two_hundred_rounds_of_racing_helpers_and_kills() {
     let mut random = StdRng::seed_from_u64(seed());
     let recovering = Recovering::from(Repository::s3(), 1..=40);
-    let data_dir = recovering.cluster.path().display().to_string();
     for round in 0..200 {
         let number = 1 + round % 40;
         // Three more than the one that the fetch calls: they fight for the lock, and some are killed.
-        let spool = recovering.cluster.spool().display().to_string();
-        let call = Call::new(["wal-prefetch", &data_dir]).envs(recovering.repository.env()).impatient();
-        let call = call.env("PGARK_WAL__SPOOL", spool).within(recovering.cluster.path());
-        let rivals: Vec<_> = (0..3).map(|_| call.spawn()).collect();
+        let rivals: Vec<_> = (0..3).map(|_| call_of(&recovering).spawn()).collect();
         recovering.fetch(number).run().quiet_success();
         recovering.restored(number);
         for mut rival in rivals {
@@ -418,4 +414,29 @@ fn a_store_that_hangs_for_the_helper_holds_nobody_up() {
     let outcome = recovering.fetch(2).run().quiet_success();
     recovering.restored(2);
     assert!(outcome.took < Duration::from_secs(5), "{outcome:?}");
+}
+
+/// A helper that waits for a store which says nothing still sees that its server is gone, and ends as if nothing were wrong.
+#[test]
+fn a_silent_store_does_not_keep_the_helper_alive() {
+    let recovering = Recovering::from(Repository::s3(), 1..=2);
+    recovering.repository.double().clear_requests();
+    recovering.repository.double().fault(Rule::new(Fault::Silence));
+    let helper =
+        call_of(&recovering).env("PGARK_REPO__REQUEST_TIMEOUT", "100s").env("PGARK_REPO__ATTEMPTS", "1").spawn();
+    recovering.wait_for("request", || !recovering.repository.double().requests().is_empty());
+    fs::remove_file(recovering.cluster.path().join("postmaster.pid")).unwrap();
+    let outcome = finish(helper).quiet_success();
+    assert!(outcome.took < Duration::from_secs(30), "{outcome:?}");
+    // A fault is nothing to tell PostgreSQL of either.
+    recovering.begin();
+    recovering.repository.double().clear_faults();
+    recovering.repository.double().fault(Rule::new(Fault::AccessDenied403));
+    call_of(&recovering).run().quiet_success();
+}
+
+fn call_of(recovering: &Recovering) -> Call {
+    let call = Call::new(["wal-prefetch", &recovering.cluster.path().display().to_string()]).impatient();
+    let call = call.envs(recovering.repository.env()).within(recovering.cluster.path());
+    call.env("PGARK_WAL__SPOOL", recovering.cluster.spool().display().to_string())
 }
