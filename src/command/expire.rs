@@ -13,7 +13,7 @@ use super::bounds::bounded;
 use super::expire_delete::Deleter;
 use super::expire_records::{forget, record, record_key, tidy};
 use super::expire_report::{ExpireReport, GenerationReport};
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use super::store_clock::{self, StoreTime};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::policy::before;
@@ -130,7 +130,8 @@ impl Planned {
                     force: expire.force,
                     writer: circumstances.writer.to_string(),
                 };
-                let body = serde_json::to_vec(&begin).unwrap_or_default();
+                let unwritable = |e: serde_json::Error| Failure::new(FailureKind::Internal, format!("no record: {e}"));
+                let body = serde_json::to_vec(&begin).map_err(unwritable)?;
                 let look = async {
                     let mut newest = None;
                     for identity in identities.all() {

@@ -154,7 +154,8 @@ pub async fn delete_on(
     match deleter.failed.first() {
         None if deleter.spared.is_empty() => Ok(Changed::Now),
         None => Err(deletable(&present, id, now).err().unwrap_or_else(|| {
-            refused(id, "is in use since this moment: its parts stay for now", "`pgark expire` collects them")
+            let what = "came into use while it was being deleted: its manifest is gone, its parts stay";
+            refused(id, what, "`pgark expire` collects the parts when nothing uses them any more")
         })),
         Some(failed) => {
             let message = format!("`{}` was not deleted: {}", failed.key, failed.reason);
