@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::backups::{Restored, as_servers_user, on_the_host, restore, restored_at, take_backup};
+use crate::backups::{Restored, as_servers_user, on_the_host, restore, restored_at, restores_whole, take_backup};
 use crate::double::{Fault, Op, Rule};
 use crate::kills::{kill_after, seed};
 use crate::ledger::{Expect, Ledger, unexplained};
@@ -337,11 +337,7 @@ fn a_damaged_page_is_listed_and_the_backup_is_there() {
         assert_eq!(outcome.stderr.contains("wrong checksum"), checksums, "{outcome:?}");
         is_whole(&repository, report["backup"]["id"].as_str().unwrap());
         ledger.write(10, 1000);
-        primary.archive_everything(A_MINUTE);
-        let Restored { cluster, home: _home } = restore(&repository, &[]);
-        cluster.start();
-        cluster.wait_promoted(A_MINUTE);
-        ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+        let Restored { cluster, home: _home } = restores_whole(&repository, &primary, &ledger);
         assert_eq!(cluster.try_sql("SELECT count(md5) FROM victim").is_err(), checksums);
     }
 }

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::backups::{Restored, on_the_host, restore};
-use crate::ledger::{Expect, Ledger};
+use crate::backups::{on_the_host, restores_whole};
+use crate::ledger::Ledger;
 use crate::pitr::{archive_command, archiving};
 use crate::postgres::{Account, Installation};
 use crate::program::{Call, finish};
@@ -68,11 +68,7 @@ fn expire_leaves_a_backup_alone_that_waits_for_days() {
         primary.reload();
         finish(child).quiet_success();
         assert_eq!(keys(&repository, "/record/restore/"), [""; 0], "the lease is released");
-        primary.archive_everything(A_MINUTE);
-        let Restored { cluster, home: _home } = restore(&repository, &[]);
-        cluster.start();
-        cluster.wait_promoted(A_MINUTE);
-        ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+        restores_whole(&repository, &primary, &ledger);
     }
 }
 

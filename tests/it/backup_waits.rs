@@ -4,9 +4,9 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::backups::{Restored, as_servers_user, on_the_host, restore, restored_at, take_backup};
+use crate::backups::{Restored, as_servers_user, on_the_host, restored_at, restores_whole, take_backup};
 use crate::double::{Fault, Op, Rule};
-use crate::ledger::{Expect, Ledger};
+use crate::ledger::Ledger;
 use crate::pitr::{archive_command, archiving, with_environment};
 use crate::postgres::{Account, Cluster, Installation, StopMode};
 use crate::program::{Call, finish};
@@ -99,11 +99,7 @@ fn a_server_that_restarts_or_forgets_while_its_wal_is_waited_for() {
     finish(child).quiet_success();
 
     ledger.write(10, 1000);
-    primary.archive_everything(A_MINUTE);
-    let Restored { cluster, home: _home } = restore(&repository, &[]);
-    cluster.start();
-    cluster.wait_promoted(A_MINUTE);
-    ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+    restores_whole(&repository, &primary, &ledger);
 }
 
 /// A limit of a role on transactions, which PostgreSQL has since 17, is no limit on a spread checkpoint.

@@ -88,7 +88,17 @@ pub fn restore(repository: &Repository, words: &[&str]) -> Restored {
     restored_at(repository, words, with_environment(Cluster::builder(), repository))
 }
 
-/// The same for a server that the builder describes.
+/// Archives everything, restores to the latest, and has the ledger judge the server that comes up.
+pub fn restores_whole(repository: &Repository, primary: &Cluster, ledger: &Ledger) -> Restored {
+    primary.archive_everything(A_MINUTE);
+    let restored = restore(repository, &[]);
+    restored.cluster.start();
+    restored.cluster.wait_promoted(A_MINUTE);
+    ledger.judge(&restored.cluster, &Expect::at_least(ledger.tip())).unwrap();
+    restored
+}
+
+/// As [`restore`], for a server that the builder describes.
 pub fn restored_at(repository: &Repository, words: &[&str], server: ClusterBuilder) -> Restored {
     let home = Scratch::new("s");
     let data = home.path().join("data");

@@ -3,7 +3,7 @@
 use std::process::Child;
 use std::time::Duration;
 
-use crate::backups::{Restored, restore};
+use crate::backups::{Restored, restore, restores_whole};
 use crate::double::{Fault, Op, Rule};
 use crate::ledger::{Expect, Ledger, integrity};
 use crate::pitr::{archiving, assert_clean, restore_command};
@@ -229,11 +229,7 @@ fn of_a_server_at_work() {
         finish(child).quiet_success();
         assert!(rounds > 2, "only {rounds} rounds");
         assert_eq!(writer.stop().ended_by, None);
-        primary.archive_everything(A_MINUTE);
-        let Restored { cluster, home: _home } = restore(&repository, &[]);
-        cluster.start();
-        cluster.wait_promoted(A_MINUTE);
-        ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+        let Restored { cluster, home: _home } = restores_whole(&repository, &primary, &ledger);
         assert_clean(&cluster);
         integrity(&cluster).unwrap();
     }
@@ -279,11 +275,7 @@ fn an_outage_of_the_store_is_borne_or_reported() {
     repository.double().clear_faults();
     finish(child).quiet_success();
     assert_eq!(manifests(&repository), 1);
-    primary.archive_everything(A_MINUTE);
-    let Restored { cluster, home: _home } = restore(&repository, &[]);
-    cluster.start();
-    cluster.wait_promoted(A_MINUTE);
-    ledger.judge(&cluster, &Expect::at_least(ledger.tip())).unwrap();
+    restores_whole(&repository, &primary, &ledger);
 }
 
 #[test]
