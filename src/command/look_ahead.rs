@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -19,11 +20,12 @@ use tokio::time::{Instant, timeout};
 
 use super::Circumstances;
 use super::failure::Failure;
-use super::wal_push::{Opened, WalPush, packed};
+use super::wal_push::{Opened, Packing, WalPush, packed};
 use crate::disk::archived_note::{self, ArchivedNote, Waiting};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, Spool};
 use crate::postgres::{SegmentName, WalName};
+use crate::repo::wal_object::WalObject;
 use crate::repo::{Archived, WalArchive};
 
 /// How far to look.
@@ -48,6 +50,8 @@ pub(super) struct LookAhead {
     circumstances: Circumstances,
     jobs: Arc<Semaphore>,
     memory: Arc<Semaphore>,
+    /// KiB of the largest packed object up to now.
+    largest: AtomicUsize,
     /// What the own segment found out about the repository.
     place: watch::Sender<Option<WalArchive>>,
     /// Of each segment, whether its place is free, once it is known.
@@ -56,8 +60,8 @@ pub(super) struct LookAhead {
     durable: watch::Sender<bool>,
 }
 
-/// KiB that packed and growing objects of other segments may take.
-const MEMORY: usize = 32 << 10;
+/// KiB that packed objects of other segments may take; those that still grow are as many as there are jobs.
+const MEMORY: usize = 24 << 10;
 /// How long others may go on at least when the own segment is durable.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -94,6 +98,7 @@ impl LookAhead {
             circumstances: circumstances.clone(),
             jobs: Arc::new(Semaphore::new(settings.jobs)),
             memory: Arc::new(Semaphore::new(MEMORY)),
+            largest: AtomicUsize::new(0),
             place: watch::Sender::new(None),
             durable: watch::Sender::new(false),
         })
@@ -148,10 +153,9 @@ impl LookAhead {
 
     async fn try_archive(&self, index: usize, segment: SegmentName) -> Result<(), Failure> {
         let name = WalName::Segment(segment);
-        let whole = kib(self.facts.control.segment_size.bytes() as usize).min(MEMORY);
-        let Ok(mut memory) = Arc::clone(&self.memory).acquire_many_owned(whole as u32).await else { return Ok(()) };
         let Ok(job) = Arc::clone(&self.jobs).acquire_owned().await else { return Ok(()) };
-        if *self.durable.borrow() {
+        let room = self.memory.available_permits() >= self.largest.load(Ordering::Relaxed);
+        if *self.durable.borrow() || !room || self.way_is_barred(index) {
             return Ok(());
         }
         let file = Opened::open(&self.pg_wal.join(name.to_string()), name, Some(self.facts))?;
@@ -160,11 +164,9 @@ impl LookAhead {
             self.found_free(index, true);
             return Ok(());
         }
-        let packing = file.pack(self.level, &self.circumstances, Some(job)).packing;
-        let (object, place) = join(packed(packing), self.look(index, name)).await;
-        let (object, Some(archive)) = (object?, place?) else { return Ok(()) };
-        // What a compressed segment does not need is free for the next one.
-        drop(memory.split(whole.saturating_sub(kib(object.bytes.len()))));
+        let packing = file.pack(self.level, &self.circumstances, None).packing;
+        let (object, place) = join(self.keep_packed(packing, job), self.look(index, name)).await;
+        let (Some((object, _memory)), Some(archive)) = (object?, place?) else { return Ok(()) };
         if !self.way_is_free(index).await || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
             return Ok(());
         }
@@ -175,6 +177,21 @@ impl LookAhead {
             note.leave(&self.spool).unwrap_or_else(|error| tracing::info!("no note of `{name}`: {error}"));
         }
         Ok(())
+    }
+
+    /// Waits until a segment is packed; `job` is given back when there is room to keep it. No room: it is dropped, for there will be
+    /// none before the own segment is durable, and nothing is begun after that.
+    async fn keep_packed(
+        &self,
+        packing: Packing,
+        job: OwnedSemaphorePermit,
+    ) -> Result<Option<(WalObject, OwnedSemaphorePermit)>, Failure> {
+        let object = packed(packing).await?;
+        let size = kib(object.bytes.len());
+        self.largest.fetch_max(size, Ordering::Relaxed);
+        let memory = Arc::clone(&self.memory).try_acquire_many_owned(size as u32);
+        drop(job);
+        Ok(memory.ok().map(|memory| (object, memory)))
     }
 
     /// Looks whether a segment's place is free, as soon as it is known where that is.
@@ -192,6 +209,11 @@ impl LookAhead {
             known[index] = known[index].or(Some(free));
             first
         });
+    }
+
+    /// Whether it is known that nobody may go as far as this.
+    fn way_is_barred(&self, index: usize) -> bool {
+        self.free.borrow()[..index].contains(&Some(false))
     }
 
     /// Whether all places up to this one are free.

@@ -128,8 +128,11 @@ pub(super) struct Opened {
 pub(super) struct Prepared {
     name: WalName,
     ident: ClusterIdent,
-    pub(super) packing: tokio::task::JoinHandle<Result<WalObject, Failure>>,
+    pub(super) packing: Packing,
 }
+
+/// The thread that reads and compresses a file.
+pub(super) type Packing = tokio::task::JoinHandle<Result<WalObject, Failure>>;
 
 impl Prepared {
     pub(super) fn ident(&self) -> ClusterIdent {
@@ -285,7 +288,7 @@ pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<
     }
 }
 
-pub(super) async fn packed(packing: tokio::task::JoinHandle<Result<WalObject, Failure>>) -> Result<WalObject, Failure> {
+pub(super) async fn packed(packing: Packing) -> Result<WalObject, Failure> {
     packing.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the thread that compresses failed")))
 }
 
