@@ -52,7 +52,9 @@ pub(super) struct LookAhead {
     memory: Arc<Semaphore>,
     /// KiB of the largest packed object up to now.
     largest: AtomicUsize,
-    /// What the own segment found out about the repository.
+    /// Where the own segment belongs, as nearly always: places are looked at there while it is being found out.
+    likely: watch::Sender<Option<WalArchive>>,
+    /// Where it does belong.
     place: watch::Sender<Option<WalArchive>>,
     /// Of each segment, whether its place is free, once it is known.
     free: watch::Sender<Vec<Option<bool>>>,
@@ -99,6 +101,7 @@ impl LookAhead {
             jobs: Arc::new(Semaphore::new(settings.jobs)),
             memory: Arc::new(Semaphore::new(MEMORY)),
             largest: AtomicUsize::new(0),
+            likely: watch::Sender::new(None),
             place: watch::Sender::new(None),
             durable: watch::Sender::new(false),
         })
@@ -114,6 +117,11 @@ impl LookAhead {
     /// The own segment's share of the processors.
     pub(super) fn job(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.jobs).try_acquire_owned().ok()
+    }
+
+    /// The own segment is being archived there, unless it turns out to belong elsewhere.
+    pub(super) fn likely(&self, place: WalArchive) {
+        self.likely.send_replace(Some(place));
     }
 
     /// The own segment says where all of them belong.
@@ -194,11 +202,14 @@ impl LookAhead {
         Ok(memory.ok().map(|memory| (object, memory)))
     }
 
-    /// Looks whether a segment's place is free, as soon as it is known where that is.
+    /// Looks whether a segment's place is free.
     async fn look(&self, index: usize, name: WalName) -> Result<Option<WalArchive>, Failure> {
-        let known = self.place.subscribe().wait_for(Option::is_some).await.map(|place| place.clone());
-        let Some(place) = known.ok().flatten() else { return Ok(None) };
-        let free = !place.is_stored(name).await?;
+        let Some(likely) = once_known(&self.likely).await else { return Ok(None) };
+        let mut free = !likely.is_stored(name).await?;
+        let Some(place) = once_known(&self.place).await else { return Ok(None) };
+        if place.generation != likely.generation {
+            free = !place.is_stored(name).await?;
+        }
         self.found_free(index, free);
         Ok(free.then_some(place))
     }
@@ -226,6 +237,10 @@ impl LookAhead {
     fn waiting(&self, file: &Opened) -> Waiting<'_> {
         Waiting { repository: &self.repository, name: file.name, ident: file.ident, file: file.file.state() }
     }
+}
+
+async fn once_known(archive: &watch::Sender<Option<WalArchive>>) -> Option<WalArchive> {
+    archive.subscribe().wait_for(Option::is_some).await.ok()?.clone()
 }
 
 fn kib(bytes: usize) -> usize {

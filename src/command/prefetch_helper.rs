@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::ready;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::{Pid, test_kill_process};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -48,6 +50,8 @@ const LEAST_BYTES: u64 = 128 << 20;
 const MOST_BYTES: u64 = 1 << 30;
 /// So much stays free on the file system.
 const LEAVE_FREE: u64 = 256 << 20;
+/// Requests under way for each segment that is unpacked: while some wait for a far store others are at work.
+const REQUESTS_PER_JOB: usize = 4;
 /// A segment that could not be fetched is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -79,7 +83,8 @@ async fn fetch_ahead(helper: &PrefetchHelper, shelf: Shelf) -> Result<(), Failur
         archive: repository.archive(generation),
         facts,
         window: window(helper.prefetch.segments, size),
-        jobs: helper.prefetch.jobs,
+        requests: helper.prefetch.jobs * REQUESTS_PER_JOB,
+        bounds: ReadBounds { turns: Some(Arc::new(Semaphore::new(helper.prefetch.jobs))), ..ReadBounds::default() },
         pg_wal: helper.data_dir.path().join("pg_wal"),
     };
     worker.work().await;
@@ -140,7 +145,8 @@ struct Worker {
     archive: WalArchive,
     facts: ClusterFacts,
     window: u64,
-    jobs: usize,
+    requests: usize,
+    bounds: ReadBounds,
     pg_wal: std::path::PathBuf,
 }
 
@@ -181,19 +187,20 @@ impl Worker {
             barred = barred.filter(|(_, when)| when.elapsed() < PAUSE);
             let free = wanted.iter().take_while(|segment| barred.is_none_or(|(bar, _)| **segment != bar));
             for segment in free {
-                if busy.len() >= self.jobs || !self.has_room() {
+                if busy.len() >= self.requests || !self.has_room(busy.len() as u64 + 1) {
                     break;
                 }
                 if !busy.contains(segment) && !self.shelf.has(*segment) {
                     busy.insert(*segment);
-                    under_way.spawn(fetch(self.shelf.clone(), self.archive.clone(), *segment, self.facts));
+                    let (shelf, archive) = (self.shelf.clone(), self.archive.clone());
+                    under_way.spawn(fetch(shelf, archive, *segment, self.facts, self.bounds.clone()));
                 }
             }
         }
     }
 
-    fn has_room(&self) -> bool {
-        let needed = LEAVE_FREE + self.jobs as u64 * self.facts.control.segment_size.bytes();
+    fn has_room(&self, segments: u64) -> bool {
+        let needed = LEAVE_FREE + segments * self.facts.control.segment_size.bytes();
         self.shelf.free().is_ok_and(|free| free > needed)
     }
 
@@ -228,8 +235,14 @@ fn owner(past: &HistoryFile, number: SegmentNumber, size: SegmentSize) -> Timeli
 }
 
 /// Fetches a segment to the shelf; `false`: it is not there now.
-async fn fetch(shelf: Shelf, archive: WalArchive, segment: SegmentName, facts: ClusterFacts) -> (SegmentName, bool) {
-    let fetched = try_fetch(&shelf, &archive, segment, facts).await;
+async fn fetch(
+    shelf: Shelf,
+    archive: WalArchive,
+    segment: SegmentName,
+    facts: ClusterFacts,
+    bounds: ReadBounds,
+) -> (SegmentName, bool) {
+    let fetched = try_fetch(&shelf, &archive, segment, facts, &bounds).await;
     (segment, fetched.unwrap_or(false))
 }
 
@@ -238,6 +251,7 @@ async fn try_fetch(
     archive: &WalArchive,
     segment: SegmentName,
     facts: ClusterFacts,
+    bounds: &ReadBounds,
 ) -> Result<bool, RepoError> {
     let expected = Expected {
         name: WalName::Segment(segment),
@@ -246,7 +260,7 @@ async fn try_fetch(
     };
     let growing = shelf.begin(segment).map_err(RepoError::Destination)?;
     let sink = growing.writer().map_err(RepoError::Destination)?;
-    let Some((_, written)) = archive.read(expected, sink, &ReadBounds::default()).await? else { return Ok(false) };
+    let Some((_, written)) = archive.read(expected, sink, bounds).await? else { return Ok(false) };
     growing.finish(written, facts.ident, Timestamp::now()).map_err(RepoError::Destination)?;
     Ok(true)
 }

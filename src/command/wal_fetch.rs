@@ -240,7 +240,7 @@ async fn restore(
 }
 
 fn bounds(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> ReadBounds {
-    ReadBounds { stall: fetch.stall, patience: PATIENCE, progress: Arc::clone(progress) }
+    ReadBounds { stall: fetch.stall, patience: PATIENCE, progress: Arc::clone(progress), turns: None }
 }
 
 async fn prove_absence(

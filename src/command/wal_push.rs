@@ -107,6 +107,7 @@ async fn archive(
         let place = find_place(&repository, file.ident, history, circumstances).await?;
         return archive_one(&place, file).await;
     };
+    ahead.likely(repository.archive(Generation::FIRST));
     let own = async {
         let place = find_place(&repository, file.ident, history, circumstances).await?;
         ahead.found(&place);

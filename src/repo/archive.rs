@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::error::RepoError;
 use super::layout::{Generation, Layout};
@@ -55,11 +55,13 @@ pub struct ReadBounds {
     pub patience: u32,
     /// The furthest byte that came, for whoever watches over progress.
     pub progress: Arc<AtomicU64>,
+    /// So many reads may unpack at once; `None`: as many as there are.
+    pub turns: Option<Arc<Semaphore>>,
 }
 
 impl Default for ReadBounds {
     fn default() -> Self {
-        ReadBounds { stall: Duration::from_secs(10), patience: 2, progress: Arc::default() }
+        ReadBounds { stall: Duration::from_secs(10), patience: 2, progress: Arc::default(), turns: None }
     }
 }
 
@@ -203,6 +205,11 @@ impl WalArchive {
         };
         let mut download = self.download(key, found, bounds);
         let (header, rest) = download.header(&expected).await?;
+        let _turn = match &bounds.turns {
+            // It is never closed.
+            Some(turns) => turns.acquire().await.ok(),
+            None => None,
+        };
         let unpacked = download.unpack(&header, rest, sink).await?;
         let (receipt, sink, first_page) = unpacked;
         if receipt != header.plain() {
