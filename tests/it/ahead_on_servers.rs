@@ -2,10 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::kills::{kill_after, seed};
 use crate::ledger::{Expect, Ledger};
 use crate::pitr::{archiving, assert_clean, prepared, restore_command, with_environment};
-use crate::postgres::{BaseBackup, Cluster, Installation, Recovery, RecoveryTarget, StopMode};
+use crate::postgres::{BaseBackup, Cluster, Installation, Recovery, RecoveryTarget, Scratch, StopMode};
 use crate::prefetch::helpers_of;
+use crate::program::{Call, finish};
 use crate::repository::Repository;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -44,6 +49,54 @@ fn a_backlog_is_archived_ahead_and_recovered_whole() {
         assert_clean(restored);
         no_helper_within(restored, Duration::from_secs(5));
     }
+}
+
+/// The test is the archiver: it kills the calls, calls again, and goes on when one succeeded.
+#[test]
+fn two_hundred_killed_calls_with_look_ahead_and_every_row_is_restored() {
+    const ROUNDS: u32 = 200;
+    let mut random = StdRng::seed_from_u64(seed());
+    let repository = Repository::s3();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    ledger.write(5, 1000);
+    let backup = primary.base_backup();
+    primary.configure("archive_command = ''");
+    primary.reload();
+    let spool = Scratch::new("spool");
+    let call = |name: &str| {
+        let words = ["wal-push".to_owned(), format!("pg_wal/{name}")];
+        let spool = spool.path().join("spool").display().to_string();
+        Call::new(words).envs(repository.env()).env("PGARK_WAL__SPOOL", spool).within(primary.data_dir())
+    };
+    let (mut rounds, mut killed) = (0, 0);
+    while rounds < ROUNDS {
+        ledger.write(10, 600_000);
+        primary.switch_wal();
+        for name in primary.unarchived() {
+            let mut code = 137;
+            while code == 137 && rounds < ROUNDS {
+                repository.double().latency(Duration::from_millis(random.random_range(0..10)));
+                code = kill_after(call(&name).spawn(), random.random_range(Duration::ZERO..Duration::from_millis(80)));
+                assert!(matches!(code, 0 | 137), "{name}: {code}");
+                (rounds, killed) = (rounds + 1, killed + u32::from(code == 137));
+            }
+            if code == 137 {
+                finish(call(&name).spawn()).quiet_success();
+            }
+            let status = |state: &str| primary.data_dir().join(format!("pg_wal/archive_status/{name}.{state}"));
+            std::fs::rename(status("ready"), status("done")).unwrap();
+        }
+        // What is done may be recycled: a note must not hold for the segment that its file becomes.
+        primary.execute("CHECKPOINT");
+    }
+    assert!(killed > 40, "only {killed} of {ROUNDS} were killed in time");
+    repository.double().latency(Duration::ZERO);
+    let restored = prepared(&repository, &backup, &Recovery::new(restore_command(), RecoveryTarget::Latest));
+    restored.launch();
+    restored.wait_promoted(A_MINUTE);
+    ledger.judge(&restored, &Expect::at_least(ledger.tip())).unwrap();
+    assert_clean(&restored);
 }
 
 #[test]

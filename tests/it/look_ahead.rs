@@ -8,10 +8,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::data_dir::FakeCluster;
+use crate::data_dir::{FakeCluster, SYSTEM_ID};
 use crate::double::{Fault, Op, Rule};
 use crate::kills::{kill_after, seed};
-use crate::program::finish;
+use crate::program::{Call, finish};
 use crate::repository::{Repository, segment_key};
 
 fn name(number: u32) -> String {
@@ -129,6 +129,31 @@ fn nothing_goes_ahead_when_the_own_segment_fails_or_past_what_somebody_else_stor
     repository.push(&cluster, &name(3)).run().code(1).says("another content");
     assert_eq!(repository.keys().iter().filter(|key| key.contains("/wal/")).count(), 3);
     assert_eq!(notes(&cluster).len(), 0);
+}
+
+/// Places are looked at in the first generation while the right one is being found out.
+#[test]
+fn a_later_generation_has_places_of_its_own() {
+    let repository = Repository::s3();
+    let (old, new) = (behind(1..=3), FakeCluster::with(SYSTEM_ID + 7, 1));
+    for number in 1..=3 {
+        repository.push(&old, &name(number)).run().quiet_success();
+    }
+    for number in 1..=6 {
+        new.segment(&name(number), u64::from(number + 50));
+        new.ready(&name(number));
+    }
+    let init = Call::new(["init", "--new-generation"]).envs(repository.env()).within(new.path()).run();
+    assert_eq!(init.code, 0, "{init:?}");
+    // The fourth is taken in the second generation only; the second and third in the first only.
+    let other = FakeCluster::with(SYSTEM_ID + 7, 1);
+    other.segment(&name(4), 99);
+    repository.push(&other, &name(4)).run().quiet_success();
+    repository.double().latency(Duration::from_millis(300));
+    repository.push(&new, &name(1)).run().quiet_success();
+    let stored = |number| repository.object(&segment_key(&name(number)).replace("/1/wal/", "/2/wal/")).is_some();
+    assert_eq!([1, 2, 3, 4, 5, 6].map(stored), [true, true, true, true, false, false]);
+    assert_eq!(notes(&new).len(), 2);
 }
 
 #[test]
