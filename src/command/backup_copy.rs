@@ -7,6 +7,7 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::backup_parts::{PackedPart, PackedPiece, Packing, Pages};
 use super::backup_plan::{PartPlan, plan_parts};
@@ -135,8 +136,37 @@ pub(super) async fn patiently<T, W: Future<Output = Result<T, RepoError>>>(
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(15))
         .with_jitter()
-        .without_max_times()
-        .with_total_delay(Some(patience));
-    let writing = write.retry(pauses).when(RepoError::is_temporary);
+        .without_max_times();
+    // A store that is silent takes its time with each fault, too.
+    let mut first_fault = None;
+    let goes_on = |error: &RepoError| {
+        let since: Instant = *first_fault.get_or_insert_with(Instant::now);
+        error.is_temporary() && since.elapsed() < patience
+    };
+    let writing = write.retry(pauses).when(goes_on);
     Ok(writing.notify(|error, _| tracing::info!("{what}: {error}; trying again")).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{StoreError, StoreErrorKind};
+    use tokio::time::sleep;
+
+    /// A store that answers nothing, each time for a minute.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_is_borne_no_longer_than_one_that_refuses() {
+        let fault = || RepoError::from(StoreError::new(StoreErrorKind::Unavailable, "silence".to_owned()));
+        let minutes = |each: Duration| async move {
+            let begin = Instant::now();
+            let write = || async move {
+                sleep(each).await;
+                Err::<(), _>(fault())
+            };
+            patiently(Duration::from_secs(300), "a part", write).await.unwrap_err();
+            begin.elapsed().as_secs() / 60
+        };
+        assert_eq!(minutes(Duration::ZERO).await, 5);
+        assert!((5..=7).contains(&minutes(Duration::from_secs(60)).await));
+    }
 }
