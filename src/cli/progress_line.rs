@@ -63,17 +63,18 @@ fn lines(progress: &Progress, stopped: &mpsc::Receiver<()>) {
     let begin = Instant::now();
     while stopped.recv_timeout(LINE_EVERY) == Err(RecvTimeoutError::Timeout) {
         // With stderr closed there is nobody to tell.
-        writeln!(io::stderr().lock(), "pgark: {}", line(progress, begin.elapsed())).ok();
+        writeln!(io::stderr().lock(), "pgark: {}", line(progress, begin.elapsed(), progress.copying())).ok();
     }
 }
 
-fn line(progress: &Progress, elapsed: Duration) -> String {
+/// `copying` is how much of the time was spent on that: waiting for a checkpoint says nothing of what is left.
+fn line(progress: &Progress, elapsed: Duration, copying: Duration) -> String {
     let phase = progress.phase();
     let (done, total) = progress.bytes();
     if phase != Phase::Copying || total == 0 || done == 0 {
         return format!("{} ({} s)", phase.words(), elapsed.as_secs());
     }
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let rate = done as f64 / copying.as_secs_f64().max(0.001);
     let left = total.saturating_sub(done) as f64 / rate;
     let percent = 100 * done / total;
     let (done, total, rate) = (output::size(done), output::size(total), output::size(rate as u64));
@@ -87,12 +88,12 @@ mod tests {
     #[test]
     fn a_line_tells_rate_and_time_left() {
         let progress = Progress::default();
-        assert_eq!(line(&progress, Duration::from_secs(3)), "getting ready (3 s)");
+        assert_eq!(line(&progress, Duration::from_secs(3), Duration::ZERO), "getting ready (3 s)");
         progress.enter(Phase::Copying);
         progress.expect(100 << 20);
         progress.advance(25 << 20);
         assert_eq!(
-            line(&progress, Duration::from_secs(5)),
+            line(&progress, Duration::from_secs(305), Duration::from_secs(5)),
             "copying: 25.0 MiB of 100.0 MiB (25 %), 5.0 MiB/s, 15 s left"
         );
     }

@@ -1,6 +1,8 @@
 //! How far long work is, for whoever shows it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Counters that a command moves and `cli` reads.
 #[derive(Debug, Default)]
@@ -8,6 +10,7 @@ pub struct Progress {
     phase: AtomicU8,
     total: AtomicU64,
     done: AtomicU64,
+    copying: OnceLock<Instant>,
 }
 
 /// What a command is busy with.
@@ -22,15 +25,21 @@ pub enum Phase {
     Copying,
     /// Waiting for WAL to be archived.
     WaitingForWal,
+    /// Writing the manifest: with it there is a backup.
+    Manifest,
     /// Writing files to disk for good.
     Syncing,
 }
 
-const PHASES: [Phase; 5] = [Phase::Preparing, Phase::Checkpoint, Phase::Copying, Phase::WaitingForWal, Phase::Syncing];
+const PHASES: [Phase; 6] =
+    [Phase::Preparing, Phase::Checkpoint, Phase::Copying, Phase::WaitingForWal, Phase::Manifest, Phase::Syncing];
 
 impl Progress {
     /// Begins a phase.
     pub fn enter(&self, phase: Phase) {
+        if phase == Phase::Copying {
+            self.copying.get_or_init(Instant::now);
+        }
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
@@ -49,6 +58,11 @@ impl Progress {
         PHASES.get(usize::from(self.phase.load(Ordering::Relaxed))).copied().unwrap_or(Phase::Preparing)
     }
 
+    /// How long ago the copying began.
+    pub fn copying(&self) -> Duration {
+        self.copying.get().map(Instant::elapsed).unwrap_or_default()
+    }
+
     /// Bytes copied, and bytes in all.
     pub fn bytes(&self) -> (u64, u64) {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
@@ -63,6 +77,7 @@ impl Phase {
             Phase::Checkpoint => "waiting for a checkpoint",
             Phase::Copying => "copying",
             Phase::WaitingForWal => "waiting until the WAL is archived",
+            Phase::Manifest => "writing the manifest",
             Phase::Syncing => "writing to disk",
         }
     }
