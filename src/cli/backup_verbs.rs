@@ -41,9 +41,13 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
     drop(line);
     let report = outcome?;
     let printed = if args.json { output::print_json(&report) } else { output::print(&backup_text(&report)) };
-    printed.map_err(cannot_print)?;
-    for page in &report.bad_pages {
+    let id = report.backup.id;
+    printed.map_err(|e| cannot_print(e).context(format!("backup `{id}` is whole, but nothing can tell of it")))?;
+    for page in report.bad_pages.iter().take(MOST_PAGES) {
         tracing::warn!("a page has a wrong checksum: {page}");
+    }
+    if let Some(more) = report.bad_pages.len().checked_sub(MOST_PAGES).filter(|more| *more > 0) {
+        tracing::warn!("{more} more pages have wrong checksums: the manifest lists them, and so does `--json`");
     }
     for path in &report.passed_over {
         tracing::warn!("`{path}` is no file and no directory: the backup does not have it");
@@ -53,6 +57,9 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
     }
     Ok(if report.damaged { exit::DAMAGED_PAGES } else { exit::SUCCESS })
 }
+
+/// So many lines of a broken disk are enough.
+const MOST_PAGES: usize = 100;
 
 fn source(args: &BasebackupArgs, sources: &Sources) -> Result<Source, Failure> {
     if args.remote {
