@@ -115,6 +115,34 @@ pub(super) async fn prove_by_segments_of_standby(
     ))
 }
 
+/// Who recovers on a timeline needs its history file. It is archived before the timeline's first segment.
+pub(super) async fn prove_history(
+    archive_wait: Duration,
+    repository: &Repository,
+    generation: Generation,
+    timeline: TimelineId,
+) -> Result<(), Failure> {
+    if timeline == TimelineId::FIRST {
+        return Ok(());
+    }
+    let history = WalName::History(timeline);
+    let begin = Instant::now();
+    while begin.elapsed() < archive_wait {
+        match repository.archive(generation).is_stored(history).await {
+            Ok(true) => return Ok(()),
+            Err(error) if !error.is_temporary() => return Err(error.into()),
+            _ => sleep(pause(begin.elapsed())).await,
+        }
+    }
+    let timeline = timeline.get();
+    let message =
+        format!("`{history}` is not in the repository: without it nothing is restored on timeline {timeline}");
+    Err(Failure::new(FailureKind::Server, message).with_hint(
+        "`pgark wal-push --backfill` archives it where `pg_wal` has it, on this server or another of the cluster; \
+         a promotion begins a timeline that has one",
+    ))
+}
+
 /// A server whose backups are worthless.
 pub(super) fn not_archiving() -> Failure {
     let message = "the server does not archive its WAL (`archive_mode` is off)";

@@ -3,6 +3,7 @@
 //! The backup exists when its manifest does, and the manifest is written last: after all files and all WAL from start to
 //! stop are in the repository. Whatever ends the command before leaves parts that `expire` collects.
 
+use std::fmt::Display;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::backup_archiving::prove_history;
 use super::backup_copy::{Copied, patiently};
 use super::backup_finish::close;
 use super::backup_wal::wait_for_wal;
@@ -93,14 +95,14 @@ pub async fn run(
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
     check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
-    let (marking, ours) = (settings.clone(), circumstances.clone());
+    let (marking, ours, phase) = (settings.clone(), circumstances.clone(), Arc::clone(&progress));
     let taking = apart(move || async move {
         match &settings.source {
             Source::DataDirectory(pgdata) => local_backup::take(&settings, pgdata, &ours, &progress).await,
             Source::Server => remote_backup::take(&settings, &ours, &progress).await,
         }
     });
-    let report = bounded(taking, None, None).await.map_err(|failure| failure.context("no backup was made"))?;
+    let report = bounded(taking, None, None).await.map_err(|failure| unmade(failure, phase.phase()))?;
     if marking.keep {
         let id = report.backup.id;
         bounded(mark(&marking, &report.backup, circumstances), None, None).await.map_err(|failure| {
@@ -109,6 +111,17 @@ pub async fn run(
         })?;
     }
     Ok(report)
+}
+
+/// A manifest on its way may have arrived, though nobody said so.
+fn unmade(failure: Failure, phase: Phase) -> Failure {
+    let unsure = matches!(failure.kind, FailureKind::Unavailable | FailureKind::Interrupted);
+    match unsure && phase == Phase::Manifest {
+        false => failure.context("no backup was made"),
+        true => {
+            failure.context("whether the backup was made is not known").with_hint("`pgark list` shows it if it was")
+        }
+    }
 }
 
 /// Marks the backup now that it is one: a mark before the manifest would hold what a killed backup leaves for ever.
@@ -130,6 +143,13 @@ fn check_words(label: &str) -> Result<(), Failure> {
 /// For a cluster with links where its data belong.
 pub(super) const NO_LINKS: &str =
     "stop the server and move the data there back; to have them on another disk, mount it there or make a tablespace";
+
+/// A tablespace of which there is not even the directory.
+pub(super) fn tablespace_away(oid: u32, place: &dyn Display) -> Failure {
+    let message = format!("the files of tablespace {oid} are not at `{place}`: they would not be in the backup");
+    Failure::new(FailureKind::BadInput, message)
+        .with_hint("is its disk mounted? If the tablespace was dropped meanwhile, run the same command again")
+}
 
 /// What is known before the first byte is copied.
 pub(super) struct Begun {
@@ -221,6 +241,8 @@ pub(super) async fn conclude(
 
     progress.enter(Phase::WaitingForWal);
     wait_for_wal(settings, repository, &manifest.summary, ended.session).await?;
+    // The timeline may be newer than the one that was looked at before the start.
+    prove_history(settings.archive_wait, repository, begun.generation, manifest.summary.timeline).await?;
     let still_there = || repository.check_parts(begun.generation, begun.id, &manifest.parts);
     patiently(settings.retry, "the list of the parts", still_there).await.map_err(|failure| match failure.kind {
         FailureKind::Damaged => {
@@ -228,6 +250,7 @@ pub(super) async fn conclude(
         }
         _ => failure,
     })?;
+    progress.enter(Phase::Manifest);
     patiently(settings.retry, "the manifest", || repository.put_manifest(&manifest)).await?;
     let bad_pages: Vec<String> =
         manifest.bad_pages.iter().map(|page| format!("{}: block {}", page.bad_page, page.block)).collect();

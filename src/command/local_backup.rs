@@ -1,20 +1,23 @@
 //! A backup of the data directory on this host: the server's functions say where it starts and stops, the files are read
 //! here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Circumstances;
-use super::backup_archiving::{prove_archiving, prove_by_segments_of_standby};
+use super::backup_archiving::{prove_archiving, prove_by_segments_of_standby, prove_history};
 use super::backup_copy::copy;
 use super::backup_parts::Pages;
-use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, blocking, conclude, name_and_label};
+use super::basebackup::{
+    BackupReport, Basebackup, Begun, Ended, NO_LINKS, blocking, conclude, name_and_label, tablespace_away,
+};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::same_server::{check_before, check_started};
+use super::{Circumstances, StoreSettings};
+use crate::disk::snapshot::FoundTablespace;
 use crate::disk::{DataDir, Snapshot};
 use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::control_details::ControlDetails;
@@ -31,12 +34,14 @@ pub(super) async fn take(
     progress: &Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
     let data_dir = find_data_dir(pgdata)?;
+    check_apart(&data_dir, &settings.repository.store)?;
     let repository = settings.repository.open().await?;
     let session = BackupSession::connect(&settings.conninfo).await?;
     let server = session.server().await?;
     let facts = data_dir.facts().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
     check_before(&server, &data_dir, facts, &read_details(&data_dir)?)?;
     let generation = prove_archiving(settings.archive_wait, &session, &server, &repository, facts.ident).await?;
+    prove_history(settings.archive_wait, &repository, generation, facts.control.timeline).await?;
 
     progress.enter(Phase::Checkpoint);
     let (id, label) = name_and_label(settings, circumstances);
@@ -77,9 +82,12 @@ impl Source<'_> {
         progress.enter(Phase::Copying);
         let rules = BackupFiles::new(begun.ident.major, details.catalog_version);
         let root = data_dir.path().to_owned();
-        let snapshot = blocking(move || Snapshot::take(&root, &rules)).await?;
+        let of_walk = rules.clone();
+        let snapshot = blocking(move || Snapshot::take(&root, &of_walk)).await?;
         check_whole(&snapshot, data_dir)?;
         check_countable(&snapshot)?;
+        let found = snapshot.tablespaces.clone();
+        check_present(&found, &rules, data_dir).await?;
         let tablespaces = tablespaces(&snapshot)?;
         let passed_over = snapshot.passed_over.iter().map(|path| path.display().to_string()).collect();
         let pages = details.page_checksums.then_some(Pages {
@@ -91,6 +99,8 @@ impl Source<'_> {
             copied = copy(settings, repository, &begun, (data_dir, pages), snapshot, progress) => copied?,
             lost = watch(session) => return Err(lost),
         };
+        // Files on a disk that went away meanwhile look like files that were dropped.
+        check_present(&found, &rules, data_dir).await?;
 
         // What the server says at the stop belongs to the backup, and pg_control, read before it, comes last.
         let control = data_dir.control_file_bytes().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
@@ -108,6 +118,25 @@ fn find_data_dir(pgdata: &Path) -> Result<DataDir, Failure> {
         let message = format!("`{}` is not a data directory", pgdata.display());
         Failure::new(FailureKind::Usage, message).with_hint("give `--pgdata`, or set `pgdata` under `[cluster]`")
     })
+}
+
+/// In a repository among the files each backup would hold all before it, and be lost with the cluster.
+fn check_apart(data_dir: &DataDir, store: &StoreSettings) -> Result<(), Failure> {
+    let StoreSettings::Local(root) = store else { return Ok(()) };
+    // What cannot be found is for those to tell who open it.
+    let Ok(repository) = root.canonicalize() else { return Ok(()) };
+    let links = std::fs::read_dir(data_dir.path().join("pg_tblspc")).into_iter().flatten().flatten();
+    let places = std::iter::once(data_dir.path().to_owned()).chain(links.map(|link| link.path()));
+    let inside = |place: &PathBuf| place.canonicalize().is_ok_and(|place| repository.starts_with(place));
+    match places.into_iter().find(inside) {
+        None => Ok(()),
+        Some(place) => {
+            let (repository, place) = (root.display(), place.display());
+            let message = format!("the repository `{repository}` lies in `{place}`, which is to be backed up");
+            let hint = "move it to another place, best on another disk, and change `url` under `[repo]`";
+            Err(Failure::new(FailureKind::Usage, message).with_hint(hint))
+        }
+    }
 }
 
 fn read_details(data_dir: &DataDir) -> Result<ControlDetails, Failure> {
@@ -140,6 +169,22 @@ fn check_whole(snapshot: &Snapshot, data_dir: &DataDir) -> Result<(), Failure> {
         place.display()
     );
     Err(Failure::new(FailureKind::BadInput, message).with_hint(NO_LINKS))
+}
+
+/// The server runs on without a tablespace that nobody asks for: a backup without it is none.
+async fn check_present(
+    tablespaces: &[FoundTablespace],
+    rules: &BackupFiles,
+    data_dir: &DataDir,
+) -> Result<(), Failure> {
+    for tablespace in tablespaces {
+        let (looked_for, rules, root) = (tablespace.clone(), rules.clone(), data_dir.path().to_owned());
+        if blocking(move || looked_for.is_away(&root, &rules)).await? {
+            let place = tablespace.location.clone().unwrap_or_default();
+            return Err(tablespace_away(tablespace.oid, &place.display()));
+        }
+    }
+    Ok(())
 }
 
 /// No reader takes a longer manifest: better now than after all is copied.

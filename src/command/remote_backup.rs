@@ -10,10 +10,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Circumstances;
-use super::backup_archiving::{not_archiving, prove_archiving, prove_by_segment_before, prove_by_segments_of_standby};
+use super::backup_archiving::{
+    not_archiving, prove_archiving, prove_by_segment_before, prove_by_segments_of_standby, prove_history,
+};
 use super::backup_copy::Copied;
 use super::backup_parts::Pages;
-use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, conclude, name_and_label};
+use super::basebackup::{BackupReport, Basebackup, Begun, Ended, NO_LINKS, conclude, name_and_label, tablespace_away};
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::remote_copy::{Received, receive};
@@ -54,6 +56,7 @@ pub(super) async fn take(
             false => prove_by_segment_before(settings.archive_wait, &repository, generation, begins).await?,
         }
     }
+    prove_history(settings.archive_wait, &repository, generation, start.timeline).await?;
     let told = clock(session.as_ref()).await;
     let started = Started { lsn: start.lsn, at: told.unwrap_or(circumstances.now) };
     let begun = Begun { id, label: label.clone(), generation, ident: shape.ident, started };
@@ -109,6 +112,7 @@ impl Source {
         check_whole(&copied)?;
 
         let session = revived(settings, &shape, session).await?;
+        check_tablespaces(&copied, &tablespaces, &shape, session.as_ref()).await?;
         let at = clock(session.as_ref()).await.unwrap_or(reckoned.stopped);
         let stopped = Stopped { lsn: end.lsn, at, label: arrived.label, tablespace_map };
         let ended = Ended {
@@ -225,6 +229,27 @@ fn check_whole(copied: &Copied) -> Result<(), Failure> {
     let Some(missing) = BackupFiles::own_directories().find(|name| !came(name)) else { return Ok(()) };
     let message = format!("the server sent no `{missing}`: without it no cluster is whole");
     Err(Failure::new(FailureKind::BadInput, message).with_hint(NO_LINKS))
+}
+
+/// Of a tablespace whose disk is not mounted the server sends nothing, as of one that was dropped meanwhile.
+async fn check_tablespaces(
+    copied: &Copied,
+    tablespaces: &[Tablespace],
+    shape: &ServerShape,
+    session: Option<&BackupSession>,
+) -> Result<(), Failure> {
+    for Tablespace { oid, location } in tablespaces {
+        let files = format!("pg_tblspc/{oid}/PG_{}_", shape.ident.major);
+        let came = copied.directories.iter().any(|found| found.path.as_bytes().starts_with(files.as_bytes()));
+        let dropped = async || match session {
+            Some(session) => session.has_tablespace(*oid).await.is_ok_and(|has| !has),
+            None => false,
+        };
+        if !came && !dropped().await {
+            return Err(tablespace_away(*oid, location));
+        }
+    }
+    Ok(())
 }
 
 /// The server reads `pg_control` while it may be writing it, and looks but once.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::postgres::BackupPath;
 use crate::postgres::backup_files::{BackupFiles, Verdict};
@@ -43,6 +44,31 @@ pub struct FoundTablespace {
     pub oid: u32,
     /// Where its link leads; `None` for one that is a directory in `pg_tblspc`.
     pub location: Option<PathBuf>,
+}
+
+/// How often a tablespace is looked for that is not there: it may be being dropped.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl FoundTablespace {
+    /// Whether its link leads to no files of this cluster, as where a disk is not mounted. The server makes its directory
+    /// there before the link, and removes it just before the link.
+    pub fn is_away(&self, root: &Path, rules: &BackupFiles) -> io::Result<bool> {
+        if self.location.is_none() {
+            return Ok(false);
+        }
+        let link = root.join("pg_tblspc").join(self.oid.to_string());
+        let files = link.join(rules.version_directory());
+        for _ in 0..LOOKS {
+            let there = unless_gone(fs::metadata(&files)).map_err(|e| describe(e, &files))?.is_some();
+            let linked = unless_gone(fs::symlink_metadata(&link)).map_err(|e| describe(e, &link))?.is_some();
+            if there || !linked {
+                return Ok(false);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(true)
+    }
 }
 
 /// A data directory at one moment, or nearly.
@@ -141,14 +167,19 @@ impl Walk<'_> {
 
     fn tablespace(&mut self, path: &Path, link: bool) -> io::Result<()> {
         let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let Some((oid, metadata)) = number.zip(self.look(path, true)?) else {
+        let Some(oid) = number else {
             self.found.passed_over.push(path.to_owned());
             return Ok(());
         };
         let place = self.root.join(path);
-        let location = if link { Some(fs::read_link(&place).map_err(|e| describe(e, &place))?) } else { None };
-        self.found.tablespaces.push(FoundTablespace { oid, location });
-        self.found.directories.push(FoundDirectory { path: backup_path(path)?, mode: mode(&metadata) });
+        let target = if link { unless_gone(fs::read_link(&place)).map_err(|e| describe(e, &place))? } else { None };
+        if link && target.is_none() {
+            return Ok(());
+        }
+        // A link that leads nowhere is one, too: see `FoundTablespace::is_away`.
+        let mode = self.look(path, true)?.map_or(0o700, |metadata| mode(&metadata));
+        self.found.tablespaces.push(FoundTablespace { oid, location: target });
+        self.found.directories.push(FoundDirectory { path: backup_path(path)?, mode });
         self.directory(path)
     }
 
@@ -212,6 +243,30 @@ mod tests {
         let files: Vec<String> = snapshot.files.iter().map(|file| file.path.to_string()).collect();
         assert_eq!(files, ["in/other", "pg_tblspc/17000/PG_15_202209061/7/1"]);
         assert!(snapshot.directories.iter().any(|found| found.path.to_string() == "in/side"));
+    }
+
+    #[test]
+    fn a_tablespace_without_files_is_away_unless_it_was_dropped() {
+        let (place, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (root, disk) = (place.path(), elsewhere.path().join("disk"));
+        fs::create_dir_all(root.join("pg_tblspc/17001")).unwrap();
+        symlink(&disk, root.join("pg_tblspc/17000")).unwrap();
+        let rules = BackupFiles::new(15.try_into().unwrap(), 202_209_061);
+        let away = || {
+            let found = Snapshot::take(root, &rules).unwrap().tablespaces;
+            found.iter().map(|found| (found.oid, found.is_away(root, &rules).unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(away(), [(17000, true), (17001, false)], "a link that leads nowhere");
+        fs::create_dir(&disk).unwrap();
+        assert_eq!(away(), [(17000, true), (17001, false)], "a mount point without its disk");
+        fs::create_dir(disk.join("PG_14_202107181")).unwrap();
+        assert_eq!(away(), [(17000, true), (17001, false)], "another cluster's files");
+        fs::create_dir(disk.join("PG_15_202209061")).unwrap();
+        assert_eq!(away(), [(17000, false), (17001, false)]);
+        fs::remove_dir_all(&disk).unwrap();
+        let found = Snapshot::take(root, &rules).unwrap().tablespaces;
+        fs::remove_file(root.join("pg_tblspc/17000")).unwrap();
+        assert!(!found[0].is_away(root, &rules).unwrap(), "it was dropped");
     }
 
     #[test]

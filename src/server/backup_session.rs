@@ -159,6 +159,12 @@ impl BackupSession {
         get(&self.ask("select last_archived_wal from pg_stat_archiver", &[], PATIENCE).await?, 0)
     }
 
+    /// Whether a tablespace is in the catalogs.
+    pub async fn has_tablespace(&self, oid: u32) -> Result<bool, ServerError> {
+        let sql = "select exists (select from pg_tablespace where oid = $1)";
+        get(&self.ask(sql, &[(&oid, Type::OID)], PATIENCE).await?, 0)
+    }
+
     /// Whether the session still lives. A server that does not answer counts as gone.
     pub async fn is_alive(&self) -> Result<(), ServerError> {
         self.ask("select 1::int8", &[], PATIENCE).await.map(|_| ())

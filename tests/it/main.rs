@@ -15,6 +15,7 @@ mod repository;
 mod ahead_on_servers;
 mod backup_faults;
 mod backup_kinds;
+mod backup_lacks;
 mod backup_leases;
 mod backup_links;
 mod backup_targets;
