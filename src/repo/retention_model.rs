@@ -63,7 +63,7 @@ impl<'a> Model<'a> {
         loop {
             match self.world.parents.get(&at) {
                 _ if at == copy.1 => return copy.3 <= left,
-                Some((parent, switch)) => (at, left) = (*parent, *switch),
+                Some((parent, switch)) => (at, left) = (*parent, left.min(*switch)),
                 None => return false,
             }
         }
@@ -91,13 +91,15 @@ impl<'a> Model<'a> {
             return places;
         }
         let mut at = to;
+        let mut left = u64::MAX;
         let mut end = last;
         loop {
             let origin = self.world.parents.get(&at);
-            let begin = origin.map_or(0, |(_, switch)| switch / SIZE).max(copy.2 / SIZE);
-            places.extend((begin..=end).map(|number| (at, number)));
-            let Some((parent, switch)) = origin else { return places };
-            (at, end) = (*parent, ((switch.max(&1) - 1) / SIZE).min(last));
+            // Nothing older counts behind the earliest fork so far.
+            left = origin.map_or(0, |(_, switch)| left.min(*switch));
+            places.extend(((left / SIZE).max(copy.2 / SIZE)..=end).map(|number| (at, number)));
+            let Some((parent, _)) = origin else { return places };
+            (at, end) = (*parent, ((left.max(1) - 1) / SIZE).min(last));
         }
     }
 

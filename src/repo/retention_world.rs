@@ -192,6 +192,10 @@ impl World {
         if self.chance(20) {
             switch = (switch / SIZE * SIZE).max(begun);
         }
+        // To a moment before the fork of the timeline that was followed: that one was left before it began.
+        if self.chance(20) {
+            switch = (begun - self.rng.random_range(0..=begun.min(6 * SIZE))).max(SIZE);
+        }
         self.parents.insert(number, (parent, switch));
         self.tips.insert(number, switch);
         self.live = number;

@@ -8,7 +8,7 @@ use super::inventory::Inventory;
 use super::manifest::BackupSummary;
 use super::timeline_wal::{History, TimelineWal};
 use super::wal_runs::Span;
-use crate::postgres::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
+use crate::postgres::{HistoryFile, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 /// One timeline on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,9 @@ impl TimelinePath {
             // The first one needs none.
             _ if timeline == TimelineId::FIRST => {}
             Some(History::Known(history)) => {
-                for entry in &history.entries {
-                    steps.push(Step { timeline: entry.parent, begin, end: Some(entry.switch) });
-                    begin = entry.switch;
+                for (entry, end) in history.entries.iter().zip(ends(history)) {
+                    steps.push(Step { timeline: entry.parent, begin, end: Some(end) });
+                    begin = end;
                 }
             }
             Some(History::Damaged(reason)) => return Err(NoPath::HistoryDamaged(reason.clone())),
@@ -277,6 +277,17 @@ impl TimelineSpan {
     }
 }
 
+/// Where the timelines of a history were left, as it counts for what came later. Recovered to a moment before the fork of the timeline
+/// that it followed, PostgreSQL notes that this timeline was left before it began. Then nothing older counts behind that, either:
+/// `tliOfPointInHistory` in `access/transam/timeline.c` goes from the newest to the oldest.
+fn ends(history: &HistoryFile) -> Vec<Lsn> {
+    let mut ends: Vec<Lsn> = history.entries.iter().map(|entry| entry.switch).collect();
+    for at in (1..ends.len()).rev() {
+        ends[at - 1] = ends[at - 1].min(ends[at]);
+    }
+    ends
+}
+
 /// The last segment that a timeline must have had before it was left for the last time, by all history files.
 pub fn last_before_forks(inventory: &Inventory, timeline: TimelineId) -> Option<SegmentNumber> {
     let entries = inventory.histories().flat_map(|history| &history.entries);
@@ -334,6 +345,24 @@ mod tests {
         assert!(path(1).step_of(&late).is_ok());
         assert!(path(2).step_of(&backup(1, lsn(4, 40), lsn(5, 40))).is_ok());
         assert_eq!(path(1).step_of(&backup(2, lsn(6, 0), lsn(7, 0))), Err(None));
+    }
+
+    #[test]
+    fn a_fork_before_the_last_one_leaves_what_lies_between() {
+        // Timeline 3 was to follow timeline 2, but ended in segment 4, which is timeline 1's still.
+        let back = [(1, lsn(7, 40)), (2, lsn(4, 40))];
+        let inventory = empty().with_wal(1, 2..=9).with_history(2, &back[..1]).with_wal(2, 7..=8);
+        let inventory = inventory.with_history(3, &back).with_wal(3, 4..=5);
+        let path = TimelinePath::to(&inventory, timeline(3)).unwrap();
+        let (before, between) = (backup(1, lsn(2, 0), lsn(3, 0)), backup(1, lsn(5, 0), lsn(6, 0)));
+        assert!(path.step_of(&before).is_ok());
+        assert_eq!(path.step_of(&between), Err(Some(lsn(4, 40))));
+        assert_eq!(path.step_of(&backup(2, lsn(7, 50), lsn(8, 0))), Err(Some(lsn(4, 40))));
+        assert!(TimelinePath::to(&inventory, timeline(2)).unwrap().step_of(&between).is_ok());
+        let on = |number, first, last| TimelineSpan { timeline: timeline(number), span: span(first, last) };
+        assert_eq!(path.spans(SegmentNumber(2), SegmentNumber(5)), [on(1, 2, 3), on(3, 4, 5)]);
+        assert_eq!(path.copies(span(2, 9)), [on(1, 2, 4), on(2, 4, 4), on(3, 4, 9)]);
+        assert_eq!(path.begin(), lsn(4, 40));
     }
 
     #[test]
