@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::restored_file::{NO_FOLLOW, RestoredFile, has_content};
 use super::sync::{sync, sync_each};
+use super::tablespace_users::running_user;
 use crate::postgres::backup_files::CONTROL_FILE;
 use crate::postgres::{BackupPath, WalName};
 use crate::stream::Sha256;
@@ -80,12 +81,29 @@ impl RestoreDir {
         }
         let is_cluster = names.contains("PG_VERSION");
         let ours = marked || (over_old && is_cluster);
+        if !ours && names.contains(MARK) {
+            return refused("is not empty: a restore came to its last step there, and the cluster is whole".to_owned());
+        }
         if !names.is_empty() && !ours {
             let example = names.first().map_or("", String::as_str);
             return refused(format!("is not empty: it has `{example}`"));
         }
         let mut links = BTreeMap::new();
-        if let Some(behind) = behind_link(&root.join(PG_WAL))? {
+        let wal = root.join(PG_WAL);
+        if wal.is_symlink() && !wal.is_dir() {
+            return refused(
+                "has a link `pg_wal` that leads to no directory: mount what belongs there, or remove it".into(),
+            );
+        }
+        if let Some(behind) = behind_link(&wal)? {
+            // The link of a copied directory leads to the original's WAL, which would be removed.
+            if let Some(user) = running_user(&behind, root) {
+                return refused(format!(
+                    "has a link `pg_wal` to `{}`, which the server uses that runs in `{}`: if it is a copy, remove the link",
+                    behind.display(),
+                    user.display()
+                ));
+            }
             if let Some(foreign) = self::names(&behind)?.into_iter().find(|name| !belongs_to_wal(name)) {
                 return refused(format!("has a link `pg_wal` to `{}`, where `{foreign}` is no WAL", behind.display()));
             }

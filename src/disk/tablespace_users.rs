@@ -1,4 +1,4 @@
-//! Who uses a tablespace's directory now: running servers of this host whose links lead there.
+//! Who uses a directory now: running servers of this host that are there, or whose links lead there.
 //!
 //! A server's processes have their data directory as working directory. Those of other users, and those in other containers, cannot
 //! be seen.
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::restore_dir::overlap;
 
-/// The data directory of a running server that has a tablespace in `place`, around it or below it; `root` does not count.
+/// The data directory of a running server that has itself, its WAL or a tablespace in `place`, around it or below it; `root` does not
+/// count.
 pub fn running_user(place: &Path, root: &Path) -> Option<PathBuf> {
     user_among(working_directories(), place, root)
 }
@@ -18,8 +19,9 @@ fn user_among(directories: BTreeSet<PathBuf>, place: &Path, root: &Path) -> Opti
     let (place, root) = (real(place), real(root));
     let others = directories.into_iter().filter(|directory| real(directory) != root);
     others.filter(|other| other.join("postmaster.pid").exists()).find(|other| {
-        let links = fs::read_dir(other.join("pg_tblspc")).into_iter().flatten().flatten();
-        links.into_iter().any(|link| overlap(&real(&link.path()), &place))
+        let links = fs::read_dir(other.join("pg_tblspc")).into_iter().flatten().flatten().map(|link| link.path());
+        let mut used = [other.clone(), other.join("pg_wal")].into_iter().chain(links);
+        used.any(|used| overlap(&real(&used), &place))
     })
 }
 
@@ -52,5 +54,10 @@ mod tests {
         assert_eq!(user(&space.join("PG_15_1"), "copy"), Some(live.clone()));
         assert_eq!(user(&space, "live"), None, "its own");
         assert_eq!(user(&home.path().join("other"), "copy"), None);
+        let wal = home.path().join("wal");
+        fs::create_dir(&wal).unwrap();
+        symlink(&wal, live.join("pg_wal")).unwrap();
+        assert_eq!(user(&wal, "copy"), Some(live.clone()));
+        assert_eq!(user(&live.join("inner"), "copy"), Some(live.clone()));
     }
 }
