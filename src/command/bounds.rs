@@ -124,8 +124,10 @@ impl Signals {
             ("SIGQUIT", SignalKind::quit()),
             ("SIGHUP", SignalKind::hangup()),
         ];
+        let ignored = ignored_signals();
+        let wanted = wanted.into_iter().filter(|(_, kind)| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
         // Without a handler a signal ends the process at once, which is safe too.
-        let caught = wanted.into_iter().filter_map(|(name, kind)| Some((name, signal(kind).ok()?)));
+        let caught = wanted.filter_map(|(name, kind)| Some((name, signal(kind).ok()?)));
         Signals(caught.collect())
     }
 
@@ -141,6 +143,14 @@ impl Signals {
         });
         futures_util::future::select_all(each).await.0
     }
+}
+
+/// The signals that are ignored now, number 1 in the lowest bit. Who started us wants it so, as `nohup` does for SIGHUP and shells for
+/// SIGINT of what they start in the background: a handler would undo it.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 async fn passed(deadline: Option<Duration>) -> Duration {
