@@ -110,8 +110,9 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
     };
     let map: Vec<_> = args.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?;
     let for_people = |text: String| if args.json { Ok(()) } else { output::print(&text).map_err(cannot_print) };
+    let for_programs = plan_json(&plan, &request, &map);
     if args.dry_run && args.json {
-        output::print_json(&plan_json(&plan, &request, &map)).map_err(cannot_print)?;
+        output::print_json(&for_programs).map_err(cannot_print)?;
     }
     for_people(plan_text(&plan, &request, &map))?;
     let wanted = Restore {
@@ -151,11 +152,19 @@ pub fn restore(args: &RestoreArgs, global: &Global, sources: &Sources) -> Result
         );
     }
     match args.json {
-        true => output::print_json(&report),
+        true => output::print_json(&Carried { report: &report, plan: for_programs }),
         false => output::print(&restore_text(&report)),
     }
     .map_err(cannot_print)?;
     Ok(exit::SUCCESS)
+}
+
+/// What was done, and by which plan: it has warnings of its own.
+#[derive(serde::Serialize)]
+struct Carried<'a> {
+    #[serde(flatten)]
+    report: &'a RestoreReport,
+    plan: serde_json::Value,
 }
 
 /// The plan is made from the repository alone, by any user who may read it: such a one may not see the place.
@@ -175,12 +184,19 @@ fn request(args: &RestoreArgs) -> Result<Request, Failure> {
     if args.exclusive && !matches!(target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
         return Err(usage("`--exclusive` goes with a time, a position or a transaction".to_owned()));
     }
+    if args.target_action != TargetActionArg::Promote && target == Target::Latest {
+        let message = "`--target-action` needs a target: without one PostgreSQL opens the server where the WAL ends";
+        return Err(usage(message.to_owned())
+            .with_hint("`--standby` stays at the end of the archive, open for reading, until somebody promotes it"));
+    }
     let backup = args.backup.as_deref().map(str::parse::<crate::repo::BackupId>).transpose();
     let timeline = match args.target_timeline.as_str() {
         "latest" => crate::repo::restore_target::TargetTimeline::Latest,
         "current" => crate::repo::restore_target::TargetTimeline::Current,
         number => {
-            let number = number.parse().ok().and_then(crate::postgres::TimelineId::new);
+            // `00000010`, as in the name of a segment, would be 16.
+            let decimal = Some(number).filter(|number| !number.starts_with(['0', '+']));
+            let number = decimal.and_then(|number| number.parse().ok()).and_then(crate::postgres::TimelineId::new);
             let wrong = || {
                 usage(format!("`--target-timeline`: `{}` is not `latest`, `current` or a number", args.target_timeline))
             };
@@ -231,7 +247,12 @@ fn recovery(
         },
         inclusive: !args.exclusive,
         // A standby follows its primary onto timelines that do not exist yet.
-        timeline: if args.standby { TargetTimeline::Latest } else { TargetTimeline::Number(plan.timeline) },
+        timeline: match args.standby {
+            true => TargetTimeline::Latest,
+            // By its number PostgreSQL takes no timeline that has no history.
+            false if plan.origin_is_unknown() => TargetTimeline::Current,
+            false => TargetTimeline::Number(plan.timeline),
+        },
         action: match args.target_action {
             TargetActionArg::Pause => TargetAction::Pause,
             TargetActionArg::Promote => TargetAction::Promote,
@@ -326,7 +347,8 @@ fn plan_json(plan: &RestorePlan, request: &Request, map: &[(PathBuf, PathBuf)]) 
 }
 
 fn restore_text(report: &RestoreReport) -> String {
-    let directory = report.directory.display();
+    let directory = &report.directory.display().to_string();
+    let word = restore_command::shell_word(directory);
     let before = match report.present_before {
         0 => String::new(),
         present => format!(", {present} of them there before"),
@@ -334,8 +356,11 @@ fn restore_text(report: &RestoreReport) -> String {
     // On Debian the configuration lies in /etc, and the system's own tools know where.
     let start = match report.directory.join("postgresql.conf").exists() {
         // What the command line says counts more than the file.
-        true if report.elsewhere => format!("pg_ctl -D {directory} -o '-c data_directory={directory}' start"),
-        true => format!("pg_ctl -D {directory} start"),
+        true if report.elsewhere => {
+            let option = restore_command::shell_word(&format!("-c data_directory={word}"));
+            format!("pg_ctl -D {word} -o {option} start")
+        }
+        true => format!("pg_ctl -D {word} start"),
         false => format!("its configuration is not in {directory}, so start it as your system does"),
     };
     format!(

@@ -26,6 +26,7 @@ pub struct RestoreArgs {
     pub exclusive: bool,
     /// Stay a standby: follow the archive, and the primary if `primary_conninfo` is set
     #[arg(long, conflicts_with_all = ["target_time", "target_lsn", "target_xid", "target_name", "target_immediate"])]
+    #[arg(conflicts_with_all = ["target_timeline", "target_action"])]
     pub standby: bool,
     /// Put a tablespace elsewhere; with --delta, OLD=OLD confirms that its files may be overwritten
     #[arg(long, value_name = "OLD=NEW")]

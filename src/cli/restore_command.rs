@@ -40,9 +40,13 @@ fn quoted(word: &Path) -> Result<String, Failure> {
     let text = word.to_str().ok_or_else(|| {
         Failure::new(FailureKind::Usage, format!("`{}` is not UTF-8: give `--restore-command`", word.display()))
     })?;
-    let text = text.replace('%', "%%");
+    Ok(shell_word(&text.replace('%', "%%")))
+}
+
+/// A word as the shell leaves it alone.
+pub fn shell_word(text: &str) -> String {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-:%+,@=".contains(&b));
-    Ok(if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) })
+    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]

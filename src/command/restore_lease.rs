@@ -33,7 +33,11 @@ pub(super) async fn hold_and_look_again<'a>(
 async fn look_again(repository: &Repository, plan: &RestorePlan, request: &Request) -> Result<(), Failure> {
     let backup = plan.backup.id;
     // The same way, whatever was promoted meanwhile.
-    let same = Request { backup: Some(backup), timeline: TargetTimeline::Number(plan.timeline), ..request.clone() };
+    let timeline = match plan.origin_is_unknown() {
+        true => TargetTimeline::Current,
+        false => TargetTimeline::Number(plan.timeline),
+    };
+    let same = Request { backup: Some(backup), timeline, ..request.clone() };
     let identities = repository.read_identities().await?;
     let identity = identities.all().iter().find(|identity| identity.generation == plan.backup.generation);
     let identity = identity.ok_or_else(|| gone(plan, "its generation is not there any more"))?;

@@ -37,11 +37,24 @@ pub(super) fn inherited(root: &Path, recorded: &RecordedSettings, recovery: &Rec
             "`synchronous_standby_names` is `{names}`: commits wait until such a standby follows this server; empty it if none will"
         ));
     }
+    if recovery.keep_archive_mode {
+        warnings.extend(silence(&settings));
+    }
     let delay = settings.get("recovery_min_apply_delay").filter(|delay| !delay.starts_with('0'));
     if let Some(delay) = delay.filter(|_| recovery.mode == RestoreMode::Standby) {
         warnings.push(format!("`recovery_min_apply_delay` is `{delay}`: the standby stays so far behind"));
     }
     Inherited { warnings, elsewhere }
+}
+
+/// Why a server that shall archive will not.
+fn silence(settings: &ServerSettings) -> Option<String> {
+    let is = match settings.get("archive_mode") {
+        Some(value) if ["off", "false", "no", "0"].contains(&value.to_lowercase().as_str()) => format!("is `{value}`"),
+        None if settings.has_main() => "is not set, which means off".to_owned(),
+        _ => return None,
+    };
+    Some(format!("`archive_mode` {is}: the server will not archive, though `--archive-mode keep` leaves it as it was"))
 }
 
 /// Limits that are lower than where the backup comes from, whether they are set or not.

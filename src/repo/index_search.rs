@@ -4,7 +4,8 @@
 //!   commits overtake each other: the first segment with a later commit is found by halving.
 //! * A transaction is looked for by the range of transactions that ended in a segment. Ranges overlap, so several segments may come
 //!   into question: the backup stops before all of them that lie together.
-//! * Of restore points of the same name PostgreSQL takes the first behind the backup.
+//! * Of restore points of the same name PostgreSQL takes the first behind the backup's start. If that lies before the backup's end, it
+//!   refuses: such a backup is passed over.
 
 use jiff::Timestamp;
 
@@ -13,7 +14,7 @@ use super::restore_target::Target;
 use super::routes::Route;
 use super::select::{Selector, Stop};
 use crate::postgres::wal_index::WalIndex;
-use crate::postgres::{SegmentNumber, Xid};
+use crate::postgres::{Lsn, SegmentNumber, Xid};
 
 /// Segments asked for at once where one after the other must be looked at.
 const BATCH: u64 = 256;
@@ -142,21 +143,52 @@ impl<'a> Selector<'a> {
     }
 
     pub(super) fn restore_point(&self, routes: &[Route<'a>], name: &str) -> Result<RestorePlan, Stop> {
-        let mut silent = Vec::new();
+        let (mut silent, mut passed_over, mut failure) = (Vec::new(), Vec::new(), None);
         for (at, route) in routes.iter().enumerate() {
             let Some(end) = route.end() else { continue };
-            let newer = newer_on_the_same_way(routes, at);
-            let stop = route.backup.stop_lsn;
-            let holds =
-                |index: &WalIndex| index.restore_points.iter().any(|point| point.name == name && point.lsn >= stop);
-            let hits = self.look(route, end, newer, true, holds)?;
+            let (start, stop) = (route.backup.start_lsn, route.backup.stop_lsn);
+            let first_of = |index: &'a WalIndex, span: std::ops::Range<Lsn>| {
+                index.restore_points.iter().find(|point| point.name == name && span.contains(&point.lsn))
+            };
+            let within = |index: &'a WalIndex| first_of(index, start..stop).is_some();
+            if let Some(inside) = self.look(route, route.first, route.stop, true, within)?.found.first() {
+                let (backup, segment) = (route.backup.id, route.path.name(*inside));
+                let why = Unreachable::WithinBackup { backup, segment };
+                passed_over.push(format!("backup `{backup}` is newer, but: {why}"));
+                failure.get_or_insert(why);
+                continue;
+            }
+            let behind = |index: &'a WalIndex| first_of(index, stop..Lsn(u64::MAX));
+            let to = newer_on_the_same_way(routes, at).map_or(end, |newer| newer.stop.min(end));
+            let hits = self.look(route, route.stop, to, true, |index| behind(index).is_some())?;
             if let Some(segment) = hits.found.first() {
-                let proof = Proof::RestorePoint { segment: route.path.name(*segment) };
-                return Ok(self.plan(route, *segment, proof));
+                let point = self.index(route, *segment)?.and_then(behind);
+                let at = point.map_or(Timestamp::MIN, |point| point.time);
+                let proof = Proof::RestorePoint { segment: route.path.name(*segment), at };
+                let mut plan = self.plan(route, *segment, proof).with_warnings(passed_over);
+                plan.warnings.extend(self.made_again(route, name, point.map_or(stop, |point| point.lsn), end));
+                return Ok(plan);
             }
             silent.extend(hits.silent);
         }
-        self.not_found(routes, silent)
+        match failure {
+            Some(why) => Err(why.into()),
+            None => self.not_found(routes, silent),
+        }
+    }
+
+    /// What to say of a restore point that has the same name as an earlier one, as far as segments were looked at.
+    fn made_again(&self, route: &Route<'a>, name: &str, first: Lsn, end: SegmentNumber) -> Option<String> {
+        let size = self.inventory.segment_size;
+        let names = (size.containing(first).0..=end.0).map(|number| route.path.name(SegmentNumber(number)));
+        let mut known = names.filter_map(|segment| Some((segment, self.indexes.get(&segment)?.as_ref()?)));
+        known.find_map(|(segment, index)| {
+            let again = index.restore_points.iter().find(|point| point.name == name && point.lsn > first)?;
+            Some(format!(
+                "a restore point of this name was made again, at {} in segment `{segment}`: recovery stops at the first",
+                again.time
+            ))
+        })
     }
 
     pub(super) fn transaction(&self, routes: &[Route<'a>], xid: Xid) -> Result<RestorePlan, Stop> {
@@ -174,8 +206,9 @@ impl<'a> Selector<'a> {
                     break;
                 }
             }
+            let to = newer.map_or(end, |newer| newer.stop.min(end));
             let hits =
-                self.look(route, end, newer, false, |index| index.xids.is_some_and(|range| range.contains(xid)))?;
+                self.look(route, route.stop, to, false, |index| index.xids.is_some_and(|range| range.contains(xid)))?;
             silent.extend(hits.silent);
             if hits.found.is_empty() {
                 match chosen {
@@ -204,18 +237,18 @@ impl<'a> Selector<'a> {
         Ok(plan)
     }
 
-    /// Looks from the backup's end up to where a newer backup's search began, or up to the first hit.
+    /// Looks through segments that are there, or up to the first hit.
     fn look(
         &self,
         route: &Route<'a>,
-        end: SegmentNumber,
-        newer: Option<&Route<'a>>,
+        from: SegmentNumber,
+        to: SegmentNumber,
         first_only: bool,
-        holds: impl Fn(&WalIndex) -> bool,
+        holds: impl Fn(&'a WalIndex) -> bool,
     ) -> Result<Hits, Stop> {
-        let end = newer.map_or(end, |newer| newer.stop.min(end)).0;
+        let end = to.0;
         let mut hits = Hits { found: Vec::new(), silent: Vec::new() };
-        let mut next = route.stop.0;
+        let mut next = from.0;
         while next <= end {
             let last = end.min(next + BATCH - 1);
             for (number, index) in self.indexes_of(route, next, last)? {

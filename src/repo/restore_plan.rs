@@ -78,6 +78,8 @@ pub enum Proof {
     RestorePoint {
         /// Which.
         segment: SegmentName,
+        /// When it was made.
+        at: Timestamp,
     },
     /// None: some WAL objects do not tell what they hold.
     Unknown {
@@ -178,6 +180,13 @@ pub enum Unreachable {
         /// It was asked for: there may be earlier ones.
         asked_for: bool,
     },
+    /// PostgreSQL would stop at a restore point of this name before the backup is consistent.
+    WithinBackup {
+        /// Which backup.
+        backup: BackupId,
+        /// Where the restore point is.
+        segment: SegmentName,
+    },
     /// WAL is missing on the way.
     Gap {
         /// The backup to begin with.
@@ -235,6 +244,12 @@ impl RestorePlan {
     pub(super) fn with_warnings(mut self, more: Vec<String>) -> Self {
         self.warnings.extend(more);
         self
+    }
+
+    /// Whether nobody knows where the timeline comes from: PostgreSQL follows it only if it is told to stay on the backup's.
+    pub fn origin_is_unknown(&self) -> bool {
+        let begin = self.path.last().map_or(Lsn::INVALID, |step| step.begin);
+        self.timeline != TimelineId::FIRST && begin == Lsn::INVALID
     }
 
     /// For `wal-fetch --accept-end-at`: a missing segment that shall not stop this recovery. From 15 on PostgreSQL reads ahead, and
@@ -313,7 +328,7 @@ impl fmt::Display for Proof {
             Proof::Transaction { first, last } => {
                 write!(f, "by their transaction numbers it ended in one of the segments `{first}` to `{last}`")
             }
-            Proof::RestorePoint { segment } => write!(f, "segment `{segment}` has it"),
+            Proof::RestorePoint { segment, at } => write!(f, "segment `{segment}` has it, made at {at}"),
             Proof::Unknown { segment } => write!(
                 f,
                 "none: `{segment}` and perhaps others do not tell which transactions they hold; PostgreSQL will find the target, or say \

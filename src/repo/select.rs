@@ -174,6 +174,14 @@ impl<'a> Selector<'a> {
 
     /// The server's last question is for the next timeline's history file: one that is missing in between stops it.
     fn warn_of_history(&self, plan: &mut RestorePlan) {
+        if plan.origin_is_unknown() {
+            let timeline = plan.timeline;
+            plan.warnings.push(format!(
+                "`{timeline}.history` is missing: nobody knows where timeline {} comes from, and only its own backups can be followed on \
+                 it; archive that file from a `pg_wal` that still has it",
+                timeline.get()
+            ));
+        }
         let highest = super::routes::highest_timeline(self.inventory);
         let known = |timeline| {
             let wal = self.inventory.timeline(timeline);
@@ -382,8 +390,23 @@ mod tests {
             names.iter().map(point).collect::<Indexes>()
         };
         // The one in segment 5 lies before the end of the second backup.
+        let inventory = archive().with_backup(400, 1, lsn(6, 10), lsn(6, 60));
+        let (plan, _) = plan_with(&inventory, &Request::to(Target::Name("nightly".into())), tell);
+        let proof = |number| Proof::RestorePoint { segment: segment(1, number), at: at(0) };
+        assert_eq!((plan.backup.id, plan.proof, plan.warnings.len()), (id(400), proof(7), 0));
+        // The one in segment 5 lies within the second backup: from there PostgreSQL comes no further.
         let (plan, _) = plan_with(&archive(), &Request::to(Target::Name("nightly".into())), tell);
-        assert_eq!((plan.backup.id, plan.proof), (id(300), Proof::RestorePoint { segment: segment(1, 7) }));
+        assert_eq!((plan.backup.id, plan.proof, plan.warnings.len()), (id(120), proof(3), 2), "{:?}", plan.warnings);
+        let named = Request { backup: Some(id(300)), ..Request::to(Target::Name("nightly".into())) };
+        let mut indexes = Indexes::new();
+        let why = loop {
+            match select(&archive(), &named, &indexes) {
+                Selection::Ask(names) => indexes.extend(tell(&names)),
+                Selection::Unreachable(why) => break *why,
+                Selection::Plan(plan) => panic!("{plan:?}"),
+            }
+        };
+        assert_eq!(why, Unreachable::WithinBackup { backup: id(300), segment: segment(1, 5) });
     }
 
     #[test]

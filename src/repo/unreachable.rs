@@ -53,6 +53,11 @@ impl fmt::Display for Unreachable {
                 let which = if *asked_for { "backup" } else { "the first backup" };
                 write!(f, "it lies before the end of {which} `{backup}`, which stopped at {stop}, {stopped}")
             }
+            Unreachable::WithinBackup { backup, segment } => write!(
+                f,
+                "a restore point of this name is within the backup `{backup}`, in segment `{segment}`: PostgreSQL would stop there, before \
+                 the backup is consistent"
+            ),
             Unreachable::Gap { backup, missing, newest: None } => {
                 write!(f, "WAL that backup `{backup}` itself needs is missing: {}", spans(missing))
             }
@@ -125,6 +130,10 @@ impl Unreachable {
             }
             Unreachable::BeforeFirstBackup { .. } => {
                 "a backup can be restored to the moment at which it stopped, or any later one".to_owned()
+            }
+            Unreachable::WithinBackup { .. } => {
+                "a later one of this name is reached by `--target-lsn` or `--target-time`; an older backup ends before this one"
+                    .to_owned()
             }
             Unreachable::Gap { newest: None, .. } => {
                 "archive what is missing from a `pg_wal` that still has it: `pgark wal-push --backfill`".to_owned()
