@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backups::{Restored, as_servers_user, restore, restore_call, take_backup};
+use crate::backups::{Restored, restore, restore_call, take_backup};
 use crate::ledger::{Expect, Ledger, Mark};
 use crate::pitr::{archiving, assert_clean};
 use crate::postgres::{Cluster, Installation};

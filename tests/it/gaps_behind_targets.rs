@@ -128,3 +128,22 @@ fn a_target_that_is_not_reached_before_a_gap_is_no_promotion() {
         }
     }
 }
+
+/// The plan does not read content: a damaged segment behind the target's stops a server that reads ahead, and the remedy of the manual helps.
+#[test]
+fn a_damaged_segment_behind_the_target() {
+    for installation in Installation::all_wanted() {
+        let gap = Gap::make(installation);
+        gap.repository.put(&segment_key(&gap.missing), b"damaged");
+        let lsn = gap.mark.position.lsn.to_string();
+        if installation.major >= 15 {
+            gap.goes_down(&["--target-lsn", &lsn], "from archive");
+        }
+        let command = format!("{} wal-fetch --accept-end-at {} %f %p", crate::program::binary().display(), gap.missing);
+        let Restored { cluster, home: _home } =
+            restore(&gap.repository, &["--target-lsn", &lsn, "--restore-command", &command]);
+        cluster.start();
+        cluster.wait_promoted(A_MINUTE);
+        gap.ledger.judge(&cluster, &Expect::exactly(&gap.mark)).unwrap();
+    }
+}

@@ -50,6 +50,7 @@ mod restore_faults;
 mod restore_kills;
 mod restore_over;
 mod restore_refusals;
+mod restore_syscalls;
 mod rotten_pages;
 mod second_opinion;
 mod shutdown;

@@ -1,18 +1,20 @@
 //! Damage in the repository, and on the way from it: a restore fails and names the object, or brings the right bytes. Never a
 //! partial success.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::backups::{Restored, as_servers_user, restore, restore_call, take_backup};
 use crate::double::{Fault, Op, Rule};
 use crate::kills::seed;
 use crate::ledger::{Expect, Ledger};
 use crate::pitr::{archiving, assert_clean};
-use crate::postgres::{Cluster, Installation, Scratch, verify_directory};
-use crate::program::Outcome;
+use crate::postgres::{Account, Cluster, Installation, Scratch, happens_within, verify_directory};
+use crate::program::{Outcome, finish};
 use crate::repository::Repository;
 use crate::restore_kills::refused_by_postgres;
 
@@ -151,6 +153,11 @@ fn damaged_manifests_are_named() {
         let outcome = as_servers_user(&restore_call(&scene.repository, &home.path().join("data"), &[])).code(0);
         assert!(outcome.stdout.contains(&format!("restored {}", scene.older)), "{outcome:?}");
         assert!(outcome.stdout.contains(&scene.newer), "the plan does not say what it passed over: {outcome:?}");
+        let home = Scratch::new("s");
+        let outcome = as_servers_user(&restore_call(&scene.repository, &home.path().join("data"), &["--json"])).code(0);
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!((&report["schema"], &report["backup"]), (&1.into(), &scene.older.as_str().into()));
+        assert!(report["plan"]["warnings"][0].as_str().unwrap().contains(&scene.newer), "{report}");
         scene.repository.alter(&manifest, |bytes| *bytes = whole.clone());
         scene.repository.remove(&manifest);
         scene.refused("a missing manifest", UNREACHABLE, &scene.newer);
@@ -215,4 +222,33 @@ fn a_bad_line_is_borne() {
     double.clear_faults();
     as_servers_user(&call).code(0);
     verify_directory(Installation::preferred(), &data).unwrap();
+}
+
+/// `nohup`, and shells for what they start in the background, have signals ignored: such a restore goes on when its terminal is closed.
+#[test]
+fn an_ignored_signal_ends_nothing() {
+    let scene = Scene::prepare(Repository::s3());
+    let double = scene.repository.double();
+    let rule = double.fault(Rule::new(Fault::Silence).on(Op::Get).key(&format!("{}/part/", scene.newer)));
+    for (ignored, ends, says) in
+        [("HUP INT", Signal::TERM, "interrupted by SIGTERM"), ("QUIT", Signal::HUP, "interrupted by SIGHUP")]
+    {
+        let home = Scratch::new("s");
+        let call = restore_call(&scene.repository, &home.path().join("data"), &[&scene.newer]).command();
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("trap '' {ignored}; exec \"$0\" \"$@\"")).arg(call.get_program());
+        shell.args(call.get_args()).envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let before = double.fired(rule);
+        let child = Account::of_servers().run(&mut shell).spawn().unwrap();
+        assert!(happens_within(A_MINUTE, || double.fired(rule) > before));
+        let kill = |signal| kill_process(Pid::from_child(&child), signal).unwrap();
+        match ignored {
+            "QUIT" => kill(Signal::QUIT),
+            _ => [Signal::HUP, Signal::INT].into_iter().for_each(kill),
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        kill(ends);
+        finish(child).code(21).says(says);
+    }
 }

@@ -260,7 +260,7 @@ fn a_mark_in_a_whole_cluster_gives_no_right_to_it() {
     fs::write(data.join(".pgark-restoring"), b"").unwrap();
     own(&data.join(".pgark-restoring"));
     let before = tree(&data);
-    scene.restore(&[]).code(2).says("is not empty");
+    scene.restore(&[]).code(2).says("is not empty: a restore came to its last step there, and the cluster is whole");
     assert_same(&before, &tree(&data));
     scene.restore(&["--delta"]).code(0);
     scene.is_as_fresh();
@@ -297,4 +297,45 @@ fn a_refused_delta_leaves_the_old_cluster_as_it_was() {
     assert_same(&before_other, &tree(other.data_dir()));
     primary.start();
     assert_eq!(primary.value("select count(*) from far"), "1000");
+}
+
+/// Paths that a shell, PostgreSQL and its configuration each read in their own way; a directory that is named by a link, from where the
+/// operator stands.
+#[test]
+fn odd_names() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    ledger.write(10, 1000);
+    take_backup(&repository, &primary, &[]);
+    ledger.write(10, 1000);
+    primary.archive_everything(A_MINUTE);
+
+    let home = Scratch::new("odd");
+    let place = home.path().join(r#"it's "100%p" \ $HOME `odd`"#);
+    fs::create_dir(&place).unwrap();
+    let (program, settings) = (place.join("pgark"), place.join("set tings.toml"));
+    // By another process: a file that is open for writing in one that other tests fork cannot be run.
+    assert!(Command::new("cp").arg(crate::program::binary()).arg(&program).status().unwrap().success());
+    fs::write(&settings, format!("[repo]\nurl = \"{}\"\n", repository.url())).unwrap();
+    symlink(&place, home.path().join("link")).unwrap();
+    let chown = format!("{0}:{1}", Account::of_servers().uid, Account::of_servers().gid);
+    assert!(Command::new("chown").args(["-Rh", &chown]).arg(home.path()).status().unwrap().success());
+    let mut call = Command::new(&program);
+    call.args(["restore", "--to", "link/new/da ta", "--config"]).arg(&settings).current_dir(home.path());
+    call.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent");
+    let outcome = Account::of_servers().run(&mut call).output().unwrap();
+    assert!(outcome.status.success(), "{outcome:?}");
+    let said = String::from_utf8(outcome.stdout).unwrap();
+    let start = said.lines().find_map(|line| line.strip_prefix("start the server to recover: pg_ctl -D ")).unwrap();
+    let word = Command::new("sh").arg("-c").arg(format!("printf '%s|' {start}")).output().unwrap().stdout;
+    let data = home.path().join("link/new/da ta");
+    assert_eq!(String::from_utf8(word).unwrap(), format!("{}|start|", data.display()));
+
+    // Nothing in the server's environment says where the repository is.
+    let server = crate::postgres::Cluster::builder().on_directory(&data);
+    server.start();
+    server.wait_promoted(A_MINUTE);
+    ledger.judge(&server, &Expect::at_least(ledger.tip())).unwrap();
+    assert_eq!(fs::canonicalize(&data).unwrap(), place.join("new/da ta"));
 }

@@ -107,6 +107,64 @@ fn delta_over_a_copied_directory_leaves_the_originals_tablespaces() {
     assert_eq!(primary.value("select count(*) from far"), "1000");
 }
 
+/// The link `pg_wal` of a copy leads to the WAL of the server that lives. And where it leads nowhere, the disk is not mounted.
+#[test]
+fn delta_over_a_copied_directory_leaves_the_originals_wal() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 1);
+    let (disk, home) = (Scratch::new("wal"), Scratch::new("copy"));
+    primary.stop(StopMode::Fast);
+    let wal = disk.path().join("wal");
+    let shell = |script: &str, words: [&Path; 2]| {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).args(words);
+        assert!(Account::of_servers().run(&mut command).status().unwrap().success(), "{script}");
+    };
+    shell("cp -a $0/pg_wal $1 && rm -r $0/pg_wal && ln -s $1 $0/pg_wal", [primary.data_dir(), &wal]);
+    primary.start();
+    primary.execute("create table t as select generate_series(1, 1000) as i");
+    take_backup(&repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    let copy = home.path().join("data");
+    shell("cp -a $0 $1 && rm $1/postmaster.pid", [primary.data_dir(), &copy]);
+    let before = tree(&wal);
+    let running = format!("which the server uses that runs in `{}`", primary.data_dir().display());
+    for words in [&[][..], &["--dry-run"][..], &["--discard-wal"][..]] {
+        delta(&repository, &copy, words).code(2).says("`pg_wal`").says(&running);
+    }
+    assert_same(&before, &tree(&wal));
+    primary.kill_9();
+    std::fs::remove_file(primary.data_dir().join("postmaster.pid")).unwrap();
+    primary.start();
+    assert_eq!(primary.value("select count(*) from t"), "1000");
+    primary.stop(StopMode::Fast);
+
+    let away = disk.path().join("away");
+    std::fs::rename(&wal, &away).unwrap();
+    delta(&repository, primary.data_dir(), &[]).code(2).says("`pg_wal`").says("leads to no directory");
+    std::fs::rename(&away, &wal).unwrap();
+    delta(&repository, primary.data_dir(), &[]).code(0);
+    primary.start();
+    primary.wait_promoted(A_MINUTE);
+    assert_eq!(primary.value("select count(*) from t"), "1000");
+    assert_eq!(std::fs::read_link(primary.data_dir().join("pg_wal")).unwrap(), wal);
+}
+
+/// PostgreSQL would pass over these without a word: a server that shall wait at the end would be promoted there.
+#[test]
+fn what_postgresql_would_pass_over_is_refused() {
+    let repository = Repository::local();
+    let call = |words: &[&str]| restore_call(&repository, Path::new("/nonexistent"), words).run();
+    for action in ["pause", "shutdown"] {
+        call(&["--target-action", action]).code(2).says("`--target-action").says("target");
+    }
+    // Of a segment's name this is 16, in decimal 10.
+    call(&["--target-timeline", "00000010"]).code(2).says("`00000010` is not `latest`, `current` or a number");
+    for words in [["--target-timeline", "1"], ["--target-action", "pause"]] {
+        call(&[&["--standby"], &words[..]].concat()).code(2).says("--standby").says(words[0]);
+    }
+}
+
 /// Segments that PostgreSQL could not archive are in `pg_wal` alone, which `--delta` empties.
 #[test]
 fn delta_asks_before_it_loses_wal() {
@@ -229,6 +287,15 @@ fn the_configuration_of_the_original_is_looked_through() {
     // The delay is of an hour.
     server.wait_promoted(A_MINUTE);
     assert_eq!(server.value("select i from late"), "1");
+
+    let silent = home.path().join("silent");
+    Account::of_servers().write(&primary.data_dir().join("postgresql.auto.conf"), "archive_mode = 'off'\n");
+    take_backup(&repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    let words = ["--archive-mode", "keep", "--dry-run"];
+    assert_eq!(as_servers_user(&restore_call(&repository, &silent, &words)).code, 0);
+    let outcome = as_servers_user(&restore_call(&repository, &silent, &words[..2]));
+    assert_eq!(outcome.says("`archive_mode` is `off`").code, 0);
 
     let standby = home.path().join("standby");
     let outcome = as_servers_user(&restore_call(&repository, &standby, &["--standby"]));
