@@ -16,9 +16,10 @@ use super::expire_report::{ExpireReport, GenerationReport};
 use super::failure::{Failure, FailureKind};
 use super::store_clock::{self, StoreTime};
 use super::{Circumstances, RepositorySettings};
+use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
-use crate::repo::{ExpirePlan, Holdings, Policy, Repository};
+use crate::repo::{BackupId, ExpirePlan, Holdings, Policy, Repository};
 use crate::storage::object_store::Unfinished;
 use crate::storage::{ObjectKey, StoreErrorKind};
 
@@ -227,11 +228,17 @@ async fn carry_out(
         }
     }
     let wal: Vec<&Deletion> = plan.delete.iter().filter(is_wal).collect();
+    let doomed: Vec<BackupId> = plan.delete.iter().filter_map(|deletion| deletion.what.backup()).collect();
     for chunk in wal.chunks(LOOK_AGAIN) {
         if deleter.has_given_up() {
             return Ok(());
         }
         repository.look_again(&mut present).await?;
+        // A backup that could not be deleted is still one, and so needs its WAL.
+        let left = (doomed.iter())
+            .filter(|id| present.inventory.backup(**id).is_some_and(|backup| backup.listing.manifest().is_some()));
+        let left: Vec<BackupId> = left.copied().collect();
+        present.marks.extend(left.into_iter().map(|id| (id, Mark::default())));
         let still: BTreeSet<Doomed> = still(&present).into_iter().map(|deletion| deletion.what).collect();
         let left = chunk.iter().filter(|deletion| still.contains(&deletion.what));
         let keys = left.flat_map(|deletion| {

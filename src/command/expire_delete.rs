@@ -1,6 +1,6 @@
 //! Deleting: several objects at once, manifest first, going on after errors.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -136,16 +136,21 @@ impl<'a> Deleter<'a> {
             return;
         }
         let store = &self.repository.store;
-        let refusals = AtomicU64::new(0);
+        // Of a role that may delete some objects everything is asked.
+        let (refusals, may_delete) = (AtomicU64::new(0), AtomicBool::new(self.deleted > 0));
         let outcomes = keys.into_iter().map(|(key, bytes)| {
-            let refusals = &refusals;
+            let (refusals, may_delete) = (&refusals, &may_delete);
             async move {
-                if refusals.load(Ordering::Relaxed) >= REFUSALS as u64 {
+                if refusals.load(Ordering::Relaxed) >= REFUSALS as u64 && !may_delete.load(Ordering::Relaxed) {
                     return None;
                 }
                 let outcome = store.delete(&key).await;
-                if outcome.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Denied) {
-                    refusals.fetch_add(1, Ordering::Relaxed);
+                match &outcome {
+                    Ok(()) => may_delete.store(true, Ordering::Relaxed),
+                    Err(error) if error.kind == StoreErrorKind::Denied => {
+                        refusals.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(_) => {}
                 }
                 Some((key, bytes, outcome))
             }

@@ -9,6 +9,7 @@ use super::{Circumstances, RepositorySettings};
 use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
+use crate::repo::soundness::newest_sound;
 use crate::repo::stored_backups::StoredBackup;
 use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, Repository};
 use crate::storage::{Head, Put};
@@ -200,12 +201,18 @@ fn deletable(holdings: &Holdings, id: BackupId, now: jiff::Timestamp) -> Result<
             &format!("if that is not so any more, delete `{}`", held.key),
         ));
     }
-    let whole =
-        holdings.inventory.backups.iter().filter(|backup| backup.manifest().is_some()).map(|backup| &backup.listing);
-    let time = |backup: &BackupListing| backup.manifest().and_then(|manifest| manifest.modified);
-    let newest = whole.max_by_key(|backup| (time(backup), backup.id));
-    if newest.is_some_and(|newest| newest.id == id) {
-        return Err(refused(id, "is the newest whole backup of its generation", "take another one first"));
+    let mut newest = newest_sound(&holdings.inventory);
+    let mut why = "is the newest backup of its generation that can be restored";
+    if newest.is_empty() {
+        why = "is the newest whole backup of its generation, and none can be restored as it is";
+        let with_manifest = holdings.inventory.backups.iter().filter_map(|backup| {
+            let manifest = backup.listing.manifest()?;
+            Some((manifest.modified, backup.id()))
+        });
+        newest.extend(with_manifest.max().map(|(_, id)| id));
+    }
+    if newest.contains(&id) {
+        return Err(refused(id, why, "take another one first"));
     }
     let young = |backup: &BackupListing| {
         let written = backup.pieces.iter().map(|piece| piece.modified);

@@ -40,6 +40,7 @@ pub mod select;
 mod select_model;
 #[cfg(test)]
 mod select_world;
+pub mod soundness;
 mod stocktaking;
 pub mod stored_backups;
 pub mod stored_object;

@@ -6,7 +6,7 @@ use super::backup_id::BackupId;
 use super::holdings::Holdings;
 use super::lease::VALID;
 use super::policy::Policy;
-use super::retention::{Doomed, ExpirePlan, GRACE};
+use super::retention::{ExpirePlan, GRACE};
 
 /// A whole backup that stays now, and the moment from which it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +19,10 @@ pub struct NextToGo {
 
 /// The next backup to go after what a plan of now deletes; `None`: by time alone none ever goes.
 pub fn next_to_go(holdings: &Holdings, policy: &Policy, plan: &ExpirePlan, now: Timestamp) -> Option<NextToGo> {
-    let gone: Vec<BackupId> = plan.delete.iter().filter_map(|deletion| whole(&deletion.what)).collect();
+    let gone: Vec<BackupId> = plan.delete.iter().filter_map(|deletion| deletion.what.backup()).collect();
     let goes_by = |seconds: i64| {
         let later = ExpirePlan::make(holdings, policy, after(now, SignedDuration::from_secs(seconds)));
-        later.delete.iter().filter_map(|deletion| whole(&deletion.what)).find(|id| !gone.contains(id))
+        later.delete.iter().filter_map(|deletion| deletion.what.backup()).find(|id| !gone.contains(id))
     };
     let (mut stays, mut goes) = (0, horizon(holdings, policy, now));
     let mut backup = goes_by(goes)?;
@@ -34,13 +34,6 @@ pub fn next_to_go(holdings: &Holdings, policy: &Policy, plan: &ExpirePlan, now: 
         }
     }
     Some(NextToGo { backup, at: after(now, SignedDuration::from_secs(goes)) })
-}
-
-fn whole(doomed: &Doomed) -> Option<BackupId> {
-    match doomed {
-        Doomed::Backup(id, _) => Some(*id),
-        _ => None,
-    }
 }
 
 fn after(now: Timestamp, age: SignedDuration) -> Timestamp {
@@ -72,7 +65,7 @@ mod tests {
             let now = hour(world.now);
             let plan = ExpirePlan::make(&world.holdings, &policy, now);
             let ids = |plan: &ExpirePlan| -> Vec<BackupId> {
-                plan.delete.iter().filter_map(|deletion| whole(&deletion.what)).collect()
+                plan.delete.iter().filter_map(|deletion| deletion.what.backup()).collect()
             };
             let gone = ids(&plan);
             let walked = (0..1200).find_map(|hours| {

@@ -1,7 +1,9 @@
 //! What may be deleted of a generation, and why the rest stays: policy in, plan out. Pure; `now` is the store's clock.
 //!
-//! * The newest whole backup stays, and what the policy, an operator's mark or a lease wants. A manifest that cannot be read, or
-//!   an object without a time, is never a reason to delete.
+//! * The newest backup stays, the newest that can be restored, and what the policy, an operator's mark or a lease wants. A manifest
+//!   that cannot be read, or an object without a time, is never a reason to delete.
+//! * The policy counts twice: all backups, and those that can be restored. What is damaged stays as long as its operator may want to
+//!   see it, and takes nobody's place.
 //! * *The window* is the time in which every moment that can be restored must stay restorable: `wal_within`, or else from the
 //!   oldest backup that stays. It is at least a day, reaches back to a day before a running backup began, and always has the
 //!   newest WAL in it. All WAL that was written in it stays.
@@ -24,6 +26,7 @@ use super::layout::{BackupKey, Generation, Layout, WalKey};
 use super::lease::Held;
 use super::needed::{Needed, Ways};
 use super::policy::{Policy, Rule, before};
+use super::soundness::{is_sound, newest_sound};
 use super::stored_backups::StoredBackup;
 use crate::postgres::TimelineId;
 use crate::storage::ObjectKey;
@@ -31,7 +34,7 @@ use crate::storage::ObjectKey;
 /// Why a backup stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// It is the newest whole one.
+    /// It is the newest, or the newest that can be restored.
     Newest,
     /// A rule of the policy wants it.
     Policy(Rule),
@@ -122,6 +125,16 @@ const NOT_WANTED: &str = "the policy does not want it";
 const DEAD: &str = "parts without a manifest, older than a day";
 const NOT_NEEDED: &str = "no backup that stays needs it, and it is older than the window";
 
+impl Doomed {
+    /// The backup that it is, if it is one.
+    pub fn backup(&self) -> Option<BackupId> {
+        match self {
+            Doomed::Backup(id, _) => Some(*id),
+            Doomed::Remains(..) | Doomed::Wal(_) => None,
+        }
+    }
+}
+
 impl Deletion {
     /// The keys, in the order of deleting.
     pub fn keys(&self, layout: &Layout, generation: Generation) -> Vec<ObjectKey> {
@@ -199,12 +212,12 @@ type Stays = BTreeMap<BackupId, BTreeSet<Why>>;
 fn whole(holdings: &Holdings, leases: &[&Held], policy: &Policy, now: Timestamp) -> Stays {
     let mut stays = Stays::new();
     let mut stay = |id, why| stays.entry(id).or_default().extend([why]);
-    let mut timed: Vec<(Timestamp, BackupId)> = Vec::new();
+    let mut timed: Vec<(Timestamp, BackupId, bool)> = Vec::new();
     for backup in all_whole(holdings) {
         match (backup.manifest(), written(&backup.listing)) {
             (None, _) => stay(backup.id(), Why::Unreadable),
             (Some(_), None) => stay(backup.id(), Why::NoTime),
-            (Some(_), Some(time)) => timed.push((time, backup.id())),
+            (Some(_), Some(time)) => timed.push((time, backup.id(), is_sound(&holdings.inventory, backup))),
         }
         if let Some(mark) = holdings.mark_at(backup.id(), now) {
             stay(backup.id(), Why::Marked(mark.until));
@@ -214,13 +227,15 @@ fn whole(holdings: &Holdings, leases: &[&Held], policy: &Policy, now: Timestamp)
         }
     }
     timed.sort_unstable_by(|a, b| b.cmp(a));
-    let times: Vec<Timestamp> = timed.iter().map(|(time, _)| *time).collect();
-    for ((_, id), rules) in timed.iter().zip(policy.wanted(&times, now)) {
-        rules.into_iter().for_each(|rule| stay(*id, Why::Policy(rule)));
+    for only_sound in [false, true] {
+        let counted: Vec<_> = timed.iter().filter(|(.., sound)| *sound || !only_sound).collect();
+        let times: Vec<Timestamp> = counted.iter().map(|(time, ..)| *time).collect();
+        for ((_, id, _), rules) in counted.iter().zip(policy.wanted(&times, now)) {
+            rules.into_iter().for_each(|rule| stay(*id, Why::Policy(rule)));
+        }
     }
-    if let Some((_, newest)) = timed.first() {
-        stay(*newest, Why::Newest);
-    }
+    let newest = timed.first().map(|(_, newest, _)| *newest);
+    newest.into_iter().chain(newest_sound(&holdings.inventory)).for_each(|newest| stay(newest, Why::Newest));
     stays
 }
 
@@ -228,7 +243,7 @@ fn listings(holdings: &Holdings) -> impl Iterator<Item = &BackupListing> {
     holdings.inventory.backups.iter().map(|backup| &backup.listing)
 }
 
-/// Those with a manifest. What lacks parts is not worth less here: its operator shall see it.
+/// Those with a manifest, also what lacks parts: its operator shall see it.
 fn all_whole(holdings: &Holdings) -> impl Iterator<Item = &StoredBackup> {
     holdings.inventory.backups.iter().filter(|backup| backup.listing.manifest().is_some())
 }

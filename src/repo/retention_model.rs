@@ -35,6 +35,28 @@ struct Model<'a> {
     noted: BTreeMap<Place, bool>,
 }
 
+/// Which timeline gives a segment number on the way to another; its parents' parents stand in its own history.
+fn provider(world: &World, to: u32, number: u64) -> u32 {
+    let mut at = to;
+    while let Some((parent, switch)) = world.parents.get(&at) {
+        if number >= switch / SIZE {
+            break;
+        }
+        at = *parent;
+    }
+    at
+}
+
+/// Whether a backup has all its parts and all WAL from its start to its stop.
+fn is_intact(world: &World, backup: &StoredBackup) -> bool {
+    let Some(summary) = backup.summary() else { return false };
+    let on = summary.timeline.get();
+    (summary.start_lsn.0 / SIZE..=(summary.stop_lsn.0 - 1) / SIZE).all(|number| {
+        let from = if on == 1 || world.has_history(on) { provider(world, on, number) } else { on };
+        world.holdings.wal.iter().any(|wal| wal.name() == name((from, number)))
+    })
+}
+
 fn place_of(wal: &HeldWal) -> Option<Place> {
     let segment = wal.name().segment()?;
     Some((segment.timeline.get(), size().number(segment).unwrap().0))
@@ -46,16 +68,8 @@ impl<'a> Model<'a> {
         known.then(|| self.world.parents.get(&of).copied())
     }
 
-    /// Which timeline gives a segment number on the way to another; its parents' parents stand in its own history.
     fn provider(&self, to: u32, number: u64) -> u32 {
-        let mut at = to;
-        while let Some((parent, switch)) = self.world.parents.get(&at) {
-            if number >= switch / SIZE {
-                break;
-            }
-            at = *parent;
-        }
-        at
+        provider(self.world, to, number)
     }
 
     fn is_on_the_way(&self, copy: &Whole, to: u32) -> bool {
@@ -200,6 +214,7 @@ struct Seen {
     frozen: usize,
     refused: usize,
     lapsed: usize,
+    beside_damaged: usize,
 }
 
 impl Seen {
@@ -212,6 +227,7 @@ impl Seen {
         self.frozen += other.frozen;
         self.refused += other.refused;
         self.lapsed += other.lapsed;
+        self.beside_damaged += other.beside_damaged;
     }
 }
 
@@ -253,12 +269,20 @@ fn judge(seed: u64, seen: &mut Seen) {
     let time = |backup: &StoredBackup| backup.listing.manifest().unwrap().modified;
     let readable = || whole.iter().filter(|backup| backup.manifest().is_some());
     let timed: Vec<_> = readable().filter_map(|backup| Some((time(backup)?, backup.id()))).collect();
-    let newest = timed.iter().max().map(|(_, id)| *id);
+    // What is damaged takes nobody's place.
+    let intact = || readable().filter(|backup| is_intact(&world, backup));
+    let timed_intact: Vec<_> = intact().filter_map(|backup| Some((time(backup)?, backup.id()))).collect();
+    let stopped: Vec<_> = intact().map(|backup| (backup.manifest().unwrap().stopped, backup.id())).collect();
+    let newest = [&timed, &timed_intact, &stopped].into_iter().filter_map(|all| all.iter().max());
+    let newest: BTreeSet<BackupId> = newest.map(|(_, id)| *id).collect();
     let lasting = |backup: &StoredBackup| {
         let marked = marked(backup.id());
-        backup.manifest().is_none() || time(backup).is_none() || marked || newest == Some(backup.id())
+        backup.manifest().is_none() || time(backup).is_none() || marked || newest.contains(&backup.id())
     };
-    let by_policy = wanted(&timed, &policy, now);
+    let mut by_policy = wanted(&timed, &policy, now);
+    by_policy.extend(wanted(&timed_intact, &policy, now));
+    let only_intact = |id: &&BackupId| !wanted(&timed, &policy, now).contains(id);
+    seen.beside_damaged += by_policy.iter().filter(only_intact).count();
     let lasting: BTreeSet<BackupId> =
         whole.iter().filter(|b| lasting(b) || by_policy.contains(&b.id())).map(|b| b.id()).collect();
     let leased = whole.iter().map(|backup| backup.id()).filter(|id| is_leased(*id));
@@ -296,7 +320,10 @@ fn judge(seed: u64, seen: &mut Seen) {
     let mut needed: HashSet<Place> = HashSet::new();
     let preferred = if policy.wal_within.is_none() { kept.clone() } else { BTreeSet::new() };
     let copy = |id: BackupId| model.copies.iter().find(|copy| copy.0 == id);
-    let all: BTreeSet<u32> = world.tips.keys().copied().collect();
+    // A timeline of which nothing is stored is not known.
+    let stored = |on: &u32| holdings.inventory.timelines.contains_key(&timeline(*on));
+    let known = |on: &u32| stored(on) || model.copies.iter().any(|copy| copy.1 == *on);
+    let all: BTreeSet<u32> = world.tips.keys().copied().filter(known).collect();
     for (to, first) in model.live() {
         for anchor in model.anchors(to, first, &preferred) {
             anchors.insert(anchor);
@@ -309,7 +336,7 @@ fn judge(seed: u64, seen: &mut Seen) {
     seen.anchors += anchors.difference(&kept).count();
     seen.deleted_backups += whole.len() - found.len();
     for copy in expected.iter().filter_map(|id| copy(*id)) {
-        let everywhere = newest == Some(copy.0) || (policy.wal_within.is_none() && kept.contains(&copy.0));
+        let everywhere = newest.contains(&copy.0) || (policy.wal_within.is_none() && kept.contains(&copy.0));
         for to in all.iter().filter(|_| everywhere) {
             needed.extend(model.reads(copy, *to, 200));
         }
@@ -382,7 +409,12 @@ fn nothing_needed_goes_and_nothing_else_stays() {
     println!("{seen:?}");
     let enough = seen.deleted_backups.min(seen.deleted_wal).min(seen.moments).min(seen.remains) > 5_000;
     assert!(
-        enough && seen.anchors > 1_000 && seen.frozen > 1_000 && seen.refused > 1_000 && seen.lapsed > 1_000,
+        enough
+            && seen.anchors > 1_000
+            && seen.frozen > 1_000
+            && seen.refused > 1_000
+            && seen.lapsed > 1_000
+            && seen.beside_damaged > 1_000,
         "{seen:?}"
     );
 }

@@ -81,8 +81,19 @@ impl World {
         if world.rng.random_bool(0.1) {
             world.now += world.rng.random_range(0..500);
         }
+        if world.rng.random_bool(0.05) {
+            world.copy_backups();
+        }
         list(&mut world.holdings);
         world
+    }
+
+    /// The backups were copied here, in no order.
+    fn copy_backups(&mut self) {
+        let (rng, now) = (&mut self.rng, self.now);
+        for piece in self.holdings.inventory.backups.iter_mut().flat_map(|backup| &mut backup.listing.pieces) {
+            piece.modified = Some(hour(rng.random_range(now / 2..=now)));
+        }
     }
 
     /// Whether the history file of a timeline is there.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use pgark::command::expire::{Expire, run_on};
 use pgark::command::expire_report::ExpireReport;
+use pgark::command::keep::{Changed, delete_on};
 use pgark::command::store_clock::Clock;
 use pgark::command::{Circumstances, Failure, FailureKind, RepositorySettings, StoreSettings};
 use pgark::postgres::{ClusterIdent, Lsn, SystemId, TimelineId, WalName};
@@ -55,7 +56,7 @@ pub fn keep_full(count: u32) -> Policy {
 }
 
 /// A manifest as far as `expire` reads it, of a backup from one segment to another.
-fn manifest(id: BackupId, start: u64, stop: u64) -> Manifest {
+pub fn manifest(id: BackupId, start: u64, stop: u64) -> Manifest {
     let summary = serde_json::json!({
         "format": "pgark-backup-1", "id": id, "generation": 1, "system_identifier": "7", "postgres_major": 15,
         "label": "", "method": "local", "from_standby": false, "timeline": 1,
@@ -439,7 +440,72 @@ fn a_mark_or_a_lease_that_comes_meanwhile_counts() {
     }
 }
 
-/// A restore begins, or a backup is finished, after the backups were deleted and before their WAL is.
+/// What cannot be restored takes nobody's place: as many that can be stay beside it, and the newest of those for ever.
+#[test]
+fn backups_without_their_wal_or_parts_do_not_count() {
+    run(async {
+        let stage = Stage::days(7).await;
+        for lost in [53, 62, 73] {
+            let key = stage.repository.layout.wal_file(Generation(1), segment(lost));
+            stage.memory.delete(&key).await.unwrap();
+        }
+        let delete = async |number: u32| {
+            delete_on(&stage.repository, id(number), false, &circumstances(), |_| true).await.map_err(|e| e.message)
+        };
+        let refused = delete(4).await.unwrap_err();
+        assert!(refused.contains("is the newest backup of its generation that can be restored"), "{refused}");
+        assert_eq!(delete(7).await, Ok(Changed::Now));
+        let report = expire(&stage.repository, &wanted(keep_full(2))).await.unwrap();
+        assert!(report.failure().is_none(), "{report:?}");
+        let (backups, segments) = stage.there().await;
+        assert_eq!((backups, segments[0]), (vec![3, 4, 5, 6], 32));
+    });
+}
+
+/// Otherwise it would look whole, and could not be restored.
+#[test]
+fn a_backup_that_cannot_be_deleted_keeps_its_wal() {
+    run(async {
+        let stage = Stage::days(6).await;
+        let forced = Expire { force: true, ..wanted(Policy { wal_within: Some(DAY), ..keep_full(3) }) };
+        let stuck = stage.repository.layout.backup(Generation(1), id(2), BackupKey::Manifest).to_string();
+        let store = Watched {
+            inner: stage.memory.clone(),
+            before: move |what: &str, name: &str| match what == "delete" && name == stuck {
+                true => Err(StoreErrorKind::Unavailable),
+                false => Ok(()),
+            },
+        };
+        let report = expire(&stage.through(Arc::new(store)), &forced).await.unwrap();
+        assert_eq!(report.failure().unwrap().kind, FailureKind::Unavailable);
+        let (backups, segments) = stage.there().await;
+        assert_eq!((backups, &segments[..4]), (vec![2, 4, 5, 6], &[22, 23, 42, 43][..]));
+        let again = expire(&stage.repository, &forced).await.unwrap();
+        assert!(again.failure().is_none(), "{again:?}");
+        assert_eq!(stage.there().await.1[..2], [42, 43]);
+    });
+}
+
+/// Some objects are held: the rest goes.
+#[test]
+fn a_role_that_may_delete_some_objects_deletes_all_it_may() {
+    run(async {
+        let stage = Stage::days(9).await;
+        let store = Watched {
+            inner: stage.memory.clone(),
+            before: |what: &str, name: &str| match what == "delete" && name.contains("/000000010000000000000") {
+                true if name.contains("/wal/") && name < "main/1/wal/00000001/00000000/00000001000000000000001F" => {
+                    Err(StoreErrorKind::Denied)
+                }
+                _ => Ok(()),
+            },
+        };
+        let report = expire(&stage.through(Arc::new(store)), &wanted(keep_full(5))).await.unwrap();
+        assert_eq!(report.failure().unwrap().kind, FailureKind::Denied);
+        assert_eq!((report.failed.len(), stage.there().await.1), (21, (10..31).chain(52..100).collect()));
+    });
+}
+
 /// By the store's clock: this machine's may say what it wants.
 #[test]
 fn a_mark_for_a_time_counts_until_then() {
@@ -467,6 +533,7 @@ fn a_mark_for_a_time_counts_until_then() {
     });
 }
 
+/// A restore begins, or a backup is finished, after the backups were deleted and before their WAL is.
 #[test]
 fn wal_that_is_needed_meanwhile_stays() {
     for lease in [false, true] {
@@ -675,7 +742,10 @@ fn the_program_expires_a_directory() {
     call(&["keep", &first, "--reason", "because"]).run().quiet_success();
     assert!(call(&["keep", &first]).run().quiet_success().stdout.contains("was marked before"));
     call(&["delete", &first]).run().code(2).says("is marked as one that must stay");
-    call(&["delete", &id(4).to_string()]).run().code(2).says("is the newest whole backup");
+    call(&["delete", &id(4).to_string()])
+        .run()
+        .code(2)
+        .says("is the newest backup of its generation that can be restored");
     call(&["delete", &id(9).to_string()]).run().code(2).says("is not in the repository");
 
     let plan = call(&["expire", "--dry-run"]).run().quiet_success().stdout;
