@@ -12,10 +12,10 @@ use super::restore_target::{Indexes, Request, Target};
 use super::routes::{Route, routes};
 use super::select::{Selection, select};
 use super::stored_backups::BackupState;
-use super::timeline_path::TimelineSpan;
+use super::timeline_path::{TimelinePath, TimelineSpan};
 use super::timeline_wal::History;
 use super::wal_runs::Span;
-use crate::postgres::{SegmentNumber, TimelineId};
+use crate::postgres::{HistoryFile, SegmentNumber, TimelineId};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,7 @@ pub struct Newest {
 pub struct Growth {
     /// Stored bytes a day.
     pub bytes_a_day: f64,
-    /// From the first segment that was stored to the last, in days.
+    /// The time that this is told from, in days: from the first segment to the last wherever none is missing between.
     pub days: f64,
 }
 
@@ -135,16 +135,25 @@ fn newest_in(interval: &Interval) -> Newest {
     Newest { position: Position { lsn: interval.to_lsn, segment: interval.last }, stored: interval.stored }
 }
 
+/// Missing segments without which moments cannot be restored that could be once: not as `expire` leaves it.
+pub fn lost_wal(inventory: &Inventory) -> Vec<TimelineSpan> {
+    let ways = routes(inventory, &Request::to(Target::Latest)).unwrap_or_default();
+    let route = ways.iter().find(|route| route.end().is_some()).or(ways.first());
+    let lost = classified(inventory, route).filter(|(_, kind)| *kind != GapKind::Expired);
+    lost.map(|(gap, _)| gap).collect()
+}
+
 fn classified_gaps(inventory: &Inventory, route: Option<&Route>) -> Vec<Gap> {
-    let classified = gaps(inventory).into_iter().map(|gap| {
-        let kind = match route {
-            Some(route) if lies_on(gap, route) => GapKind::Cuts,
-            _ if is_expired(inventory, gap) => GapKind::Expired,
-            _ => GapKind::Past,
-        };
-        Gap { missing: Missing::of(gap, inventory.segment_size), kind }
-    });
-    classified.collect()
+    let size = inventory.segment_size;
+    classified(inventory, route).map(|(gap, kind)| Gap { missing: Missing::of(gap, size), kind }).collect()
+}
+
+fn classified(inventory: &Inventory, route: Option<&Route>) -> impl Iterator<Item = (TimelineSpan, GapKind)> {
+    gaps(inventory).into_iter().map(move |gap| match route {
+        Some(route) if lies_on(gap, route) => (gap, GapKind::Cuts),
+        _ if is_expired(inventory, gap) => (gap, GapKind::Expired),
+        _ => (gap, GapKind::Past),
+    })
 }
 
 /// Whether a way needs what is missing.
@@ -156,22 +165,45 @@ fn lies_on(gap: TimelineSpan, route: &Route) -> bool {
 /// Whether it is as `expire` leaves it: before the gap exactly what backups need to be consistent, and no more; behind it the
 /// beginning of another backup.
 fn is_expired(inventory: &Inventory, gap: TimelineSpan) -> bool {
-    let Some(wal) = inventory.timeline(gap.timeline) else { return false };
-    let backups = inventory.whole_backups().filter(|backup| backup.timeline == gap.timeline);
+    ends_a_backup(inventory, gap) && begins_a_backup(inventory, gap)
+}
+
+fn ends_a_backup(inventory: &Inventory, gap: TimelineSpan) -> bool {
+    let Some(before) = gap.span.first.0.checked_sub(1).map(SegmentNumber) else { return false };
+    let on = TimelinePath::as_known(inventory, gap.timeline).owner(before);
+    let Some(run) = inventory.timeline(on).and_then(|wal| wal.segments.containing(before)) else { return false };
+    let mut next = run.first;
+    for need in needs_on(inventory, on) {
+        if need.has(next) {
+            next = SegmentNumber(need.last.0 + 1);
+        }
+    }
+    next == gap.span.first
+}
+
+/// Where the timeline was left in the gap, that of each timeline that goes on from there.
+fn begins_a_backup(inventory: &Inventory, gap: TimelineSpan) -> bool {
+    let next = SegmentNumber(gap.span.last.0 + 1);
+    let begins = |timeline, number| needs_on(inventory, timeline).iter().any(|need| need.first == number);
+    if inventory.timeline(gap.timeline).is_some_and(|wal| wal.segments.has(next)) {
+        return begins(gap.timeline, next);
+    }
+    let left = |history: &&HistoryFile| {
+        let last = history.entries.last();
+        last.is_some_and(|last| last.parent == gap.timeline && inventory.segment_size.containing(last.switch) == next)
+    };
+    let children = inventory.histories().filter(left).map(|history| history.timeline);
+    let first = |timeline| Some((timeline, inventory.timeline(timeline)?.segments.first()?));
+    let mut firsts = children.filter_map(first).peekable();
+    firsts.peek().is_some() && firsts.all(|(timeline, first)| begins(timeline, first))
+}
+
+/// What the backups of a timeline need to be consistent.
+fn needs_on(inventory: &Inventory, timeline: TimelineId) -> Vec<Span> {
+    let backups = inventory.whole_backups().filter(|backup| backup.timeline == timeline);
     let mut needs: Vec<Span> = backups.map(|backup| backup.own_wal(inventory.segment_size)).collect();
     needs.sort_unstable();
-    let begins_behind = needs.iter().any(|need| need.first.0 == gap.span.last.0 + 1 && wal.segments.has(need.first));
-    let before = gap.span.first.0.checked_sub(1).and_then(|before| wal.segments.containing(SegmentNumber(before)));
-    let only_needed = before.is_some_and(|run| {
-        let mut next = run.first;
-        for need in &needs {
-            if need.has(next) {
-                next = SegmentNumber(need.last.0 + 1);
-            }
-        }
-        next.0 == gap.span.first.0
-    });
-    begins_behind && only_needed
+    needs
 }
 
 fn about_gaps(gaps: &[Gap]) -> Vec<Concern> {
@@ -241,12 +273,18 @@ fn about_objects(inventory: &Inventory) -> Vec<Concern> {
 /// A day is the least from which a day's growth is told.
 const LEAST_DAYS: f64 = 1.0 / 24.0;
 
+/// Over the time in which nothing is missing: what lies between old backups that are kept says nothing of a day.
 fn growth(inventory: &Inventory) -> Option<Growth> {
-    let runs = || inventory.timelines.values().flat_map(|wal| wal.segments.iter());
-    let first = runs().filter_map(|run| run.first_stored).min()?;
-    let last = runs().filter_map(|run| run.last_stored).max()?;
-    let days = last.duration_since(first).as_secs_f64() / 86_400.0;
-    (days >= LEAST_DAYS).then(|| Growth { bytes_a_day: inventory.wal_bytes() as f64 / days, days })
+    let (mut bytes, mut days) = (0, 0.0);
+    for run in inventory.timelines.values().flat_map(|wal| wal.segments.iter()) {
+        let (Some(first), Some(last)) = (run.first_stored, run.last_stored) else { continue };
+        let took = last.duration_since(first).as_secs_f64() / 86_400.0;
+        if took > 0.0 {
+            days += took;
+            bytes += run.bytes(run.span());
+        }
+    }
+    (days >= LEAST_DAYS).then(|| Growth { bytes_a_day: bytes as f64 / days, days })
 }
 
 #[cfg(test)]
@@ -281,6 +319,15 @@ mod tests {
         assert_eq!(health.growth, None);
     }
 
+    /// A backup of long ago that is kept does not make the archive grow more slowly.
+    #[test]
+    fn growth_is_that_of_days_with_wal() {
+        let grows = |wal: Inventory| health(&wal).growth.map(|growth| (growth.bytes_a_day as u64, growth.days > 0.1));
+        let a_minute = Some((1000 * 1440 * 200 / 199, true));
+        assert_eq!(grows(empty().with_wal(1, 1000..=1199)), a_minute);
+        assert_eq!(grows(empty().with_wal(1, (3..=3).chain(1000..=1199))), a_minute);
+    }
+
     #[test]
     fn gaps_by_what_they_mean() {
         assert_eq!(kinds(&two_backups((1..=5).chain(8..=20))), [GapKind::Past]);
@@ -294,6 +341,21 @@ mod tests {
         assert_eq!(kinds(&cut), [GapKind::Cuts]);
         assert_eq!(concerns(&cut), [(Severity::Critical, "latest")]);
         assert_eq!(health(&cut).newest.unwrap().position.segment, segment(1, 13));
+    }
+
+    /// The old backup keeps its own WAL, the new one was taken after a promotion or two.
+    #[test]
+    fn expiry_reaches_over_forks() {
+        let old = |first, last| empty().with_backup(120, 1, lsn(first, 10), lsn(last, 50)).with_wal(1, first..=last);
+        let fork = [(1, lsn(10, 50))];
+        let new = |inventory: Inventory| inventory.with_history(2, &fork).with_backup(600, 2, lsn(20, 10), lsn(21, 50));
+        assert_eq!(kinds(&new(old(2, 3)).with_wal(2, 20..=25)), [GapKind::Expired]);
+        assert_eq!(concerns(&new(old(2, 3)).with_wal(2, 20..=25)), []);
+        // One whose WAL ends at the fork.
+        assert_eq!(kinds(&new(old(8, 9)).with_wal(2, 20..=25)), [GapKind::Expired]);
+        // Something on one of the sides that no backup needs: it was not `expire`.
+        assert_eq!(kinds(&new(old(2, 3)).with_wal(2, 19..=25)), [GapKind::Past]);
+        assert_eq!(kinds(&new(old(2, 3)).with_wal(1, 4..=4).with_wal(2, 20..=25)), [GapKind::Past]);
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Run {
         Run { first, ..self }
     }
 
-    fn bytes(&self, span: Span) -> u64 {
+    /// The stored bytes of those of its segments that lie in a span.
+    pub fn bytes(&self, span: Span) -> u64 {
         let Some(common) = self.span().common(span) else { return 0 };
         let (from, to) = (common.first.0 - self.first.0, common.last.0 - self.first.0);
         self.sizes[from as usize..=to as usize].iter().map(|bytes| u64::from(*bytes)).sum()
