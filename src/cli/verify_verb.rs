@@ -113,6 +113,7 @@ fn text(report: &VerifyReport) -> String {
     }
     let verdict = match (report.has_damage(), report.incomplete, report.has_doubt()) {
         (true, ..) => "there is damage\n",
+        (false, false, _) if report.read_nothing() => "nothing was there to be read, so nothing is known\n",
         (false, true, _) => "not everything could be read: the store failed\n",
         (false, false, true) => "not everything could be told\n",
         (false, false, false) => "no damage was found\n",

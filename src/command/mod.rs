@@ -53,6 +53,8 @@ mod tries;
 pub mod verify;
 mod verify_deep;
 mod verify_missing;
+pub mod verify_report;
+pub mod verify_sample;
 pub mod wal_fetch;
 pub mod wal_push;
 

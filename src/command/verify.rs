@@ -1,10 +1,10 @@
 //! `verify`: read what a restore would read, all of it or a sample, and say what is damaged before the day of the restore.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::time::Instant;
 
 use super::RepositorySettings;
@@ -12,16 +12,18 @@ use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::tries::with_retries;
 use super::verify_deep::Chains;
-use super::verify_missing::{missing_segments, runs_of, they_are_missing, unread};
+use super::verify_missing::{lost, missing_segments, runs_of, they_are_missing, unread};
+pub use super::verify_report::{Finding, Verdict, VerifyReport};
+pub use super::verify_sample::Sample;
 use crate::postgres::WalName;
 use crate::repo::archive::ReadBounds;
 use crate::repo::holdings::HeldWal;
 use crate::repo::stored_backups::StoredBackup;
 use crate::repo::timeline_path::{TimelinePath, TimelineSpan};
 use crate::repo::verify::runs_by_part;
-use crate::repo::{BackupId, BackupKey, BackupListing, Generation, Holdings, Identity, RepoError, Repository, WalKey};
-use crate::storage::ObjectKey;
-use crate::stream::Sha256;
+use crate::repo::{BackupId, BackupKey, BackupListing, Holdings, Identity, RepoError, Repository, WalKey};
+use crate::storage::object_store::{Listed, Visit};
+use crate::storage::{ObjectKey, ObjectStoreExt};
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -46,87 +48,6 @@ pub struct Verify {
     pub stall: Duration,
 }
 
-/// A share of the objects. The same seed takes the same ones.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
-    /// In percent.
-    pub percent: f64,
-    /// What the choice goes by.
-    pub seed: String,
-}
-
-/// What was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It is not what was written.
-    Damaged,
-    /// It should be there and is not.
-    Missing,
-    /// The store did not answer, or not to this.
-    Unknown,
-}
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What is the matter.
-    pub verdict: Verdict,
-    /// With which object.
-    pub key: String,
-    /// In words.
-    pub message: String,
-}
-
-/// The report.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct VerifyReport {
-    /// Version of this report.
-    pub schema: u32,
-    /// Backups whose manifests were read.
-    pub backups: usize,
-    /// Parts that were read.
-    pub parts: usize,
-    /// WAL objects that were read.
-    pub wal: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Records of WAL that were looked at; `None`: they were not asked for.
-    pub records: Option<u64>,
-    /// Objects that were deleted by somebody meanwhile.
-    pub gone: usize,
-    /// The share that was looked at, in percent.
-    pub percent: Option<f64>,
-    /// What the share was chosen by.
-    pub seed: Option<String>,
-    /// How long it took.
-    pub seconds: f64,
-    /// Whether it was ended before everything was looked at.
-    pub incomplete: bool,
-    /// What is wrong.
-    pub findings: Vec<Finding>,
-}
-
-impl VerifyReport {
-    /// Whether anything is damaged or missing.
-    pub fn has_damage(&self) -> bool {
-        self.findings.iter().any(|finding| finding.verdict != Verdict::Unknown)
-    }
-
-    /// Whether something could not be told.
-    pub fn has_doubt(&self) -> bool {
-        self.incomplete || self.findings.iter().any(|finding| finding.verdict == Verdict::Unknown)
-    }
-}
-
-impl Sample {
-    fn takes(&self, key: &ObjectKey) -> bool {
-        let digest = Sha256::of(format!("{}\n{key}", self.seed).as_bytes());
-        let number = u64::from_be_bytes(digest.0[..8].try_into().unwrap_or_default());
-        (number as f64) < self.percent / 100.0 * u64::MAX as f64
-    }
-}
-
 /// Verifies; damage is part of the report.
 pub async fn run(verify: &Verify) -> Result<VerifyReport, Failure> {
     let work = async {
@@ -146,11 +67,19 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
         ..VerifyReport::default()
     };
     let begin = Instant::now();
-    let mut verifier = Verifier { repository, verify, report, unknown: 0, told: begin };
+    let mut verifier = Verifier {
+        repository,
+        verify,
+        report,
+        sampled: BTreeSet::new(),
+        gone: BTreeSet::new(),
+        unknown: 0,
+        told: begin,
+    };
     let identities = repository.read_identities().await?;
     let mut found = false;
     for identity in identities.all().iter().rev() {
-        let holdings = repository.holdings(identity).await?;
+        let holdings = repository.holdings_to_verify(identity).await?;
         found |= verifier.generation(identity, &holdings).await;
     }
     if let Some(id) = verify.backup.filter(|_| !found) {
@@ -163,6 +92,7 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
 
 /// A store that refuses so many objects will refuse the rest, too.
 const BELIEVED: usize = 100;
+const PAGE: usize = 1000;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
@@ -170,6 +100,10 @@ struct Verifier<'a> {
     repository: &'a Repository,
     verify: &'a Verify,
     report: VerifyReport,
+    /// Of a generation, what is in the sample.
+    sampled: BTreeSet<ObjectKey>,
+    /// Of a generation, what was listed and is not there any more.
+    gone: BTreeSet<ObjectKey>,
     unknown: usize,
     told: Instant,
 }
@@ -210,15 +144,27 @@ impl Verifier<'_> {
             Some(_) => wal.filter(of_backup).collect(),
             None => wal.collect(),
         };
+        let due = |backup: &&&StoredBackup| {
+            let modified = backup.listing.manifest().and_then(|manifest| manifest.modified);
+            self.is_due(modified) && !self.verify.wal_only
+        };
+        let due: Vec<&StoredBackup> = backups.iter().filter(due).copied().collect();
+        if let Some(sample) = &self.verify.sample {
+            let (layout, generation) = (&self.repository.layout, holdings.generation());
+            let parts = due.iter().flat_map(|backup| {
+                backup.listing.parts().map(|(part, _)| layout.backup(generation, backup.id(), BackupKey::Part(part)))
+            });
+            let wal = wal.iter().map(|wal| layout.wal_key(generation, &wal.key));
+            self.sampled = sample.of(wal.chain(parts));
+        }
         self.wal(identity, holdings, wal, size).await;
-        if !self.verify.wal_only {
-            for backup in &backups {
-                let modified = backup.listing.manifest().and_then(|manifest| manifest.modified);
-                if self.is_due(modified) && !self.report.incomplete {
-                    self.backup(holdings.generation(), &backup.listing).await;
-                }
+        for backup in due {
+            if !self.report.incomplete {
+                self.backup(identity, &backup.listing).await;
             }
         }
+        let all = self.verify.backup.is_none() && size.is_some();
+        self.absent(holdings, if all { lost(inventory, &needed) } else { Vec::new() }).await;
         !backups.is_empty()
     }
 
@@ -227,7 +173,7 @@ impl Verifier<'_> {
     }
 
     fn is_sampled(&self, key: &ObjectKey) -> bool {
-        self.verify.sample.as_ref().is_none_or(|sample| sample.takes(key))
+        self.verify.sample.is_none() || self.sampled.contains(key)
     }
 
     async fn wal(
@@ -267,8 +213,9 @@ impl Verifier<'_> {
         let mut outcomes = stream::iter(reading).buffered(self.verify.jobs.max(1));
         while let Some((key, outcome)) = outcomes.next().await {
             self.report.wal += usize::from(matches!(outcome, Ok(Some(_))));
-            // Deleted since it was listed: what backups need was looked for in the listing.
-            self.report.gone += usize::from(matches!(outcome, Ok(None)));
+            if let Ok(None) = outcome {
+                self.gone.insert(key.clone());
+            }
             if let Ok(Some((_, Some((segment, walked))))) = &outcome {
                 self.report.records = self.report.records.map(|records| records + walked.records);
                 if let Some(fault) = chains.judge(*segment, walked) {
@@ -282,20 +229,24 @@ impl Verifier<'_> {
         }
     }
 
-    async fn backup(&mut self, generation: Generation, listing: &BackupListing) {
-        let id = listing.id;
+    async fn backup(&mut self, identity: &Identity, listing: &BackupListing) {
+        let (id, generation) = (listing.id, identity.generation);
         let repository = self.repository;
         let key = |piece| repository.layout.backup(generation, id, piece);
-        let manifest = match repository.read_manifest(generation, id).await {
+        let (bounds, retry) = (self.bounds(), self.verify.retry);
+        let manifest = match with_retries(|| repository.read_manifest(generation, id), retry, |_| {}).await {
             Ok(Some(manifest)) => manifest,
             Ok(None) => {
-                self.report.gone += 1;
+                self.gone.insert(key(BackupKey::Manifest));
                 return;
             }
             Err(error) => return self.judge(&key(BackupKey::Manifest), Err(error)),
         };
         self.report.backups += 1;
-        let (bounds, retry) = (self.bounds(), self.verify.retry);
+        if manifest.summary.ident() != identity.ident() {
+            let message = format!("it is of another cluster ({})", manifest.summary.ident());
+            self.find(Verdict::Damaged, &key(BackupKey::Manifest), message);
+        }
         let (parts, others): (Vec<_>, Vec<_>) = (manifest.parts.iter().zip(runs_by_part(&manifest)))
             .partition(|(part, _)| self.is_sampled(&key(BackupKey::Part(part.part))));
         let (mut missing, wrong) = unread(listing, others.into_iter().map(|(part, _)| part));
@@ -325,7 +276,7 @@ impl Verifier<'_> {
             }
         }
         // A backup that was deleted meanwhile lost its manifest first.
-        match repository.read_summary(generation, id).await {
+        match with_retries(|| repository.read_summary(generation, id), retry, |_| {}).await {
             Ok(None) => self.report.gone += missing.len(),
             Ok(Some(_)) => {
                 for run in runs_of(&missing) {
@@ -337,6 +288,37 @@ impl Verifier<'_> {
                 }
             }
             Err(error) => self.judge(&key(BackupKey::Manifest), Err(error)),
+        }
+    }
+
+    /// What is not there is looked for once more: a listing may be older than what was stored or deleted since.
+    async fn absent(&mut self, holdings: &Holdings, lost: Vec<(WalName, String, &'static str)>) {
+        let (layout, generation) = (&self.repository.layout, holdings.generation());
+        let gone = std::mem::take(&mut self.gone);
+        let lost = lost.into_iter().map(|(name, missing, _)| (layout.wal_file(generation, name), missing));
+        let lost: Vec<(ObjectKey, String)> = lost.collect();
+        let asked: BTreeSet<&str> = gone.iter().chain(lost.iter().map(|(key, _)| key)).map(ObjectKey::as_str).collect();
+        let Some(first) = gone.first().or(lost.first().map(|(key, _)| key)) else { return };
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let visit = |object: &Listed| {
+            if asked.contains(object.name.as_str()) {
+                listed.insert(object.name.clone());
+            }
+            Visit::More
+        };
+        if let Err(error) = self.repository.store.visit_after(&layout.generation(generation), None, PAGE, visit).await {
+            return self.judge(first, Err(error.into()));
+        }
+        for key in &gone {
+            if listed.contains(key.as_str()) {
+                let message = "the store lists it, and says that there is no such object".to_owned();
+                self.find(Verdict::Missing, key, message);
+            } else {
+                self.report.gone += 1;
+            }
+        }
+        for (key, missing) in lost.iter().filter(|(key, _)| !listed.contains(key.as_str())) {
+            self.find(Verdict::Missing, key, format!("{missing}, and what was written there cannot be restored"));
         }
     }
 

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::postgres::WalName;
+use crate::postgres::{SegmentNumber, WalName};
+use crate::repo::health::lost_wal;
 use crate::repo::manifest_entries::PartEntry;
 use crate::repo::timeline_path::TimelineSpan;
+use crate::repo::wal_runs::Span;
 use crate::repo::{BackupListing, Inventory};
 
 /// Of these spans what the listing does not have, by the first name, with the words for it.
@@ -22,6 +24,28 @@ pub(super) fn missing_segments(inventory: &Inventory, spans: &[TimelineSpan]) ->
         }
     }
     missing
+}
+
+/// WAL that is missing between or behind what is there, though `expire` would not have left it so; without what is needed by backups,
+/// of which it is said anyhow.
+pub(super) fn lost(inventory: &Inventory, needed: &[TimelineSpan]) -> Vec<(WalName, String, &'static str)> {
+    let mut rest = lost_wal(inventory);
+    for TimelineSpan { timeline, span: need } in needed {
+        let cut = |lost: TimelineSpan| {
+            let TimelineSpan { timeline: on, span } = lost;
+            let before =
+                need.first.0.checked_sub(1).and_then(|last| Span::new(span.first, SegmentNumber(last).min(span.last)));
+            let behind = Span::new(SegmentNumber(need.last.0 + 1).max(span.first), span.last);
+            match on == *timeline {
+                true => {
+                    [before, behind].into_iter().flatten().map(|span| TimelineSpan { timeline: on, span }).collect()
+                }
+                false => vec![lost],
+            }
+        };
+        rest = rest.into_iter().flat_map(cut).collect();
+    }
+    missing_segments(inventory, &rest)
 }
 
 /// Of these parts of a backup those that the listing does not have; and those that are not as long as they should be, with their

@@ -14,7 +14,7 @@ use super::inventory::Inventory;
 use super::keep::Mark;
 use super::layout::{Generation, WalKey};
 use super::lease::Held;
-use super::stocktaking::{Found, Pass};
+use super::stocktaking::{Found, Pass, Refused};
 use super::stored_backups::StoredBackup;
 use crate::postgres::WalName;
 use crate::storage::ObjectStoreExt;
@@ -87,6 +87,15 @@ impl Repository {
     /// What a generation holds. Listed in this order, so that no backup is missed that needs WAL which was found: WAL, backups,
     /// leases.
     pub async fn holdings(&self, identity: &Identity) -> Result<Holdings, RepoError> {
+        self.take_holdings(identity, Refused::End).await
+    }
+
+    /// The same also where no manifest may be read: whoever looks for damage tells that of each.
+    pub async fn holdings_to_verify(&self, identity: &Identity) -> Result<Holdings, RepoError> {
+        self.take_holdings(identity, Refused::Bear).await
+    }
+
+    async fn take_holdings(&self, identity: &Identity, refused: Refused) -> Result<Holdings, RepoError> {
         let generation = identity.generation;
         let mut pass = Pass::new(&self.layout);
         let (mut wal, mut unknown) = (Vec::new(), Vec::new());
@@ -101,7 +110,7 @@ impl Repository {
             };
             self.store.visit_after(&prefix, None, PAGE, visit).await?;
         }
-        let mut inventory = self.read_listed(identity, pass).await?;
+        let mut inventory = self.read_listed(identity, pass, refused).await?;
         if let Some(size) = inventory.told_segment_size() {
             inventory.number(size);
         }
@@ -113,7 +122,7 @@ impl Repository {
     pub async fn look_again(&self, holdings: &mut Holdings) -> Result<(), RepoError> {
         let Inventory { generation, ident, backups, .. } = &holdings.inventory;
         let listings = self.list_backups(*generation).await?;
-        holdings.inventory.backups = self.read_backups(*generation, *ident, listings, backups).await?;
+        holdings.inventory.backups = self.read_backups(*generation, *ident, listings, backups).await?.backups;
         holdings.marks = self.marks(holdings.generation(), &holdings.inventory.backups).await?;
         holdings.leases = self.all_leases().await?;
         Ok(())
@@ -123,7 +132,7 @@ impl Repository {
     pub async fn look_at(&self, holdings: &mut Holdings, id: BackupId) -> Result<(), RepoError> {
         let Inventory { generation, ident, backups, .. } = &holdings.inventory;
         let listings = self.list_backups_below(&self.layout.backup_prefix(*generation, id)).await?;
-        let found = self.read_backups(*generation, *ident, listings, backups).await?;
+        let found = self.read_backups(*generation, *ident, listings, backups).await?.backups;
         let marks = self.marks(*generation, &found).await?;
         holdings.marks.remove(&id);
         holdings.marks.extend(marks);

@@ -8,7 +8,7 @@ use super::backup_id::BackupId;
 use super::error::RepoError;
 use super::layout::{BackupKey, Generation};
 use super::wal_object::Writer;
-use crate::storage::{Get, ObjectStoreExt, Put, UserMetadata};
+use crate::storage::{Get, ObjectStoreExt, Put, StoreError, UserMetadata};
 
 #[derive(Serialize)]
 struct Keep<'a> {
@@ -77,11 +77,15 @@ impl Repository {
     /// The mark of a backup; `None` if it has none.
     pub async fn read_mark(&self, generation: Generation, id: BackupId) -> Result<Option<Mark>, RepoError> {
         let key = self.layout.backup(generation, id, BackupKey::Keep);
-        let Get::Found(found) = self.store.get(&key, 0, None).await? else {
-            return Ok(None);
+        let read = async {
+            let Get::Found(found) = self.store.get(&key, 0, None).await? else { return Ok(None) };
+            let json = self.store.read_start(&key, found, LARGEST).await?;
+            Ok(Some(serde_json::from_slice(&json).unwrap_or_default()))
         };
-        let json = self.store.read_start(&key, found, LARGEST).await?;
-        Ok(Some(serde_json::from_slice(&json).unwrap_or_default()))
+        match read.await.map_err(|error: StoreError| RepoError::from(error)) {
+            Err(error) if error.is_of_one_object() => Ok(Some(Mark::default())),
+            read => read,
+        }
     }
 
     /// Takes the mark away.

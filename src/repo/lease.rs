@@ -113,8 +113,12 @@ impl Repository {
             .await?;
         let mut all = Vec::new();
         for (key, written) in listed {
-            let Some(bytes) = self.store.read_small(&key, LARGEST).await? else { continue };
-            let lease = serde_json::from_slice(&bytes).ok().filter(|lease: &Lease| lease.format == FORMAT);
+            let lease = match self.store.read_small(&key, LARGEST).await.map_err(RepoError::from) {
+                Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok().filter(|lease: &Lease| lease.format == FORMAT),
+                Ok(None) => continue,
+                Err(error) if error.is_of_one_object() => None,
+                Err(error) => return Err(error),
+            };
             all.push(Held { key, lease, written });
         }
         Ok(all)

@@ -34,7 +34,7 @@ impl Repository {
             Visit::More
         };
         self.store.visit_after(&self.layout.generation(generation), None, PAGE, visit).await?;
-        let mut inventory = self.read_listed(identity, pass).await?;
+        let mut inventory = self.read_listed(identity, pass, Refused::End).await?;
         let size = match inventory.told_segment_size() {
             Some(size) => size,
             None => self.segment_size_of_headers(generation, &inventory.timelines).await?,
@@ -44,10 +44,19 @@ impl Repository {
     }
 
     /// Reads what a listing found. The segments still have provisional numbers.
-    pub(super) async fn read_listed(&self, identity: &Identity, pass: Pass<'_>) -> Result<Inventory, RepoError> {
+    pub(super) async fn read_listed(
+        &self,
+        identity: &Identity,
+        pass: Pass<'_>,
+        refused: Refused,
+    ) -> Result<Inventory, RepoError> {
         let (generation, ident) = (identity.generation, identity.ident());
         let Pass { mut timelines, backups: listings, unknown, .. } = pass;
-        let backups = self.read_backups(generation, ident, listings, &[]).await?;
+        let read = self.read_backups(generation, ident, listings, &[]).await?;
+        let backups = match refused {
+            Refused::End => read.unless_blind()?,
+            Refused::Bear => read.backups,
+        };
         self.read_histories(generation, ident, &mut timelines).await?;
         Ok(Inventory { generation, ident, segment_size: RAW, timelines, backups, unknown })
     }
@@ -69,7 +78,7 @@ impl Repository {
                 },
                 Ok(None) => History::Absent,
                 Err(RepoError::Damaged { key, reason }) => History::Damaged(format!("`{key}`: {reason}")),
-                Err(RepoError::Store(error)) if error.is_bad_medium() => History::Damaged(error.to_string()),
+                Err(error) if error.is_of_one_object() => History::Damaged(format!("it cannot be read: {error}")),
                 Err(error) => return Err(error),
             };
             Ok((timeline, history))
@@ -103,12 +112,23 @@ impl Repository {
                     }
                 }
                 Ok(None) => {}
-                Err(error @ RepoError::Damaged { .. }) => failure = Some(error),
+                Err(error) if matches!(error, RepoError::Damaged { .. }) || error.is_of_one_object() => {
+                    failure = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
         failure.map_or(Ok(SegmentSize::DEFAULT), Err)
     }
+}
+
+/// What becomes of one who may read no manifest at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// That is an error.
+    End,
+    /// All backups are damaged; the rest is told.
+    Bear,
 }
 
 /// What was seen of the listing so far.

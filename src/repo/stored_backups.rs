@@ -35,6 +35,20 @@ pub enum BackupState {
     Unfinished,
 }
 
+/// Backups whose manifests were read.
+pub(super) struct ReadBackups {
+    pub(super) backups: Vec<StoredBackup>,
+    /// Where no manifest could be read, but one was refused: why.
+    refused: Option<RepoError>,
+}
+
+impl ReadBackups {
+    /// The backups, unless whoever looks may read none of them: then it is the role that lacks a right.
+    pub(super) fn unless_blind(self) -> Result<Vec<StoredBackup>, RepoError> {
+        self.refused.map_or(Ok(self.backups), Err)
+    }
+}
+
 /// Small reads at once.
 const READS: usize = 8;
 
@@ -66,36 +80,57 @@ impl Repository {
     /// The backups of a generation without its WAL, in the order of their names.
     pub async fn stored_backups(&self, identity: &Identity) -> Result<Vec<StoredBackup>, RepoError> {
         let listings = self.list_backups(identity.generation).await?;
-        self.read_backups(identity.generation, identity.ident(), listings, &[]).await
+        self.read_backups(identity.generation, identity.ident(), listings, &[]).await?.unless_blind()
     }
 
     /// One backup; `None` if nothing of it is there.
     pub async fn stored_backup(&self, identity: &Identity, id: BackupId) -> Result<Option<StoredBackup>, RepoError> {
         let found = self.list_backups_below(&self.layout.backup_prefix(identity.generation, id)).await?;
-        Ok(self.read_backups(identity.generation, identity.ident(), found, &[]).await?.pop())
+        Ok(self.read_backups(identity.generation, identity.ident(), found, &[]).await?.unless_blind()?.pop())
     }
 
-    /// Reads the manifests of these backups, but for those of `known` ones that are as they were.
+    /// Reads the manifests of these backups, but for those of `known` ones that are as they were. One that the store refuses says
+    /// nothing about the others.
     pub(super) async fn read_backups(
         &self,
         generation: Generation,
         ident: ClusterIdent,
         listings: Vec<BackupListing>,
         known: &[StoredBackup],
-    ) -> Result<Vec<StoredBackup>, RepoError> {
+    ) -> Result<ReadBackups, RepoError> {
         let known = |listing: &BackupListing| {
             let same = known.iter().find(|known| known.listing == *listing && known.manifest().is_some());
             same.map(|known| known.state.clone())
         };
         let reads = listings.into_iter().map(|listing| (known(&listing), listing)).map(|(known, listing)| async move {
             let state = match known {
-                Some(state) => state,
-                None => self.backup_state(generation, ident, &listing).await?,
+                Some(state) => Ok(state),
+                None => self.backup_state(generation, ident, &listing).await,
             };
-            Ok(StoredBackup { listing, state })
+            (listing, state)
         });
-        let outcomes: Vec<_> = stream::iter(reads).buffered(READS).collect().await;
-        outcomes.into_iter().collect()
+        let outcomes: Vec<(BackupListing, Result<BackupState, RepoError>)> =
+            stream::iter(reads).buffered(READS).collect().await;
+        let mut read = ReadBackups { backups: Vec::new(), refused: None };
+        let mut sees = false;
+        for (listing, state) in outcomes {
+            let state = match state {
+                Err(error) if error.is_of_one_object() => {
+                    let state = damaged(format!("it cannot be read: {error}"), None);
+                    read.refused.get_or_insert(error);
+                    state
+                }
+                state => {
+                    sees |= listing.manifest().is_some();
+                    state?
+                }
+            };
+            read.backups.push(StoredBackup { listing, state });
+        }
+        if sees {
+            read.refused = None;
+        }
+        Ok(read)
     }
 
     async fn backup_state(

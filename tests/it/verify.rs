@@ -8,7 +8,7 @@ use pgark::storage::StoreErrorKind;
 
 use crate::backups::take_backup;
 use crate::double::{Fault, Op, Rule};
-use crate::expire::{Stage, Watched, keep_full, run, wanted};
+use crate::expire::{Stage, Watched, id, keep_full, manifest, run, wanted};
 use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation};
 use crate::program::{Call, Outcome};
@@ -35,7 +35,12 @@ fn every_damage_is_found_and_named() {
         let whole = verify(&repository, &[]).quiet_success();
         assert!(whole.stdout.ends_with("no damage was found\n"), "{whole:?}");
         verify(&repository, &[&id]).quiet_success();
-        verify(&repository, &["--since", "2999-01-01T00:00:00Z"]).quiet_success();
+        // Of nothing nobody can say that it is whole; of little something is looked at.
+        let since = verify(&repository, &["--since", "2999-01-01T00:00:00Z"]).code(3).stdout;
+        assert!(since.ends_with("nothing was there to be read, so nothing is known\n"), "{since}");
+        let one = verify(&repository, &["--sample", "0.0001%", "--json"]).quiet_success().stdout;
+        let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+        assert_eq!(one["parts"].as_u64().unwrap() + one["wal"].as_u64().unwrap(), 1, "{one}");
 
         let keys = repository.keys();
         let part = keys.iter().find(|key| key.contains(&format!("{id}/part/"))).unwrap();
@@ -135,8 +140,59 @@ fn what_cannot_be_told_is_not_called_damage() {
     let doubt = verify(&repository, &[]);
     assert!(doubt.code == 3 && doubt.stdout.ends_with("not everything could be told\n"), "{doubt:?}");
     double.clear_faults();
+    // That holds of a manifest, too.
+    let manifest = repository.keys().into_iter().find(|key| key.ends_with("manifest.json.zst")).unwrap();
+    double.fault(Rule::new(Fault::AccessDenied403).on(Op::Get).key(&manifest));
+    let doubt = verify(&repository, &[]).code(3).stdout;
+    let said =
+        format!("of 0 backups and {} WAL files", repository.keys().iter().filter(|k| k.contains("/wal/")).count());
+    assert!(doubt.contains(&format!("UNKNOWN {manifest}: ")) && doubt.contains(&said), "{said}: {doubt}");
+    double.clear_faults();
+    // A store that has lost what it lists has not been cleaned up by anybody.
+    for key in [refused, &manifest] {
+        double.fault(Rule::new(Fault::Error(404, "NoSuchKey")).on(Op::Get).key(key));
+        let lost = verify(&repository, &[]).code(2).stdout;
+        assert!(lost.contains(&format!("MISSING {key}: the store lists it")) && !lost.contains("deleted by"), "{lost}");
+        double.clear_faults();
+    }
     double.stop_listening();
     verify(&repository, &[]).code(3);
+}
+
+/// Whoever deletes a damaged segment does not make the archive whole.
+#[test]
+fn wal_that_is_missing_behind_or_between_backups_is_named() {
+    let repository = Repository::local();
+    let (_primary, _) = filled(&repository);
+    verify(&repository, &[]).quiet_success();
+    let is_segment = |key: &String| key.contains("/wal/") && key.len() == "main/1/wal/".len() + 18 + 28;
+    let segments: Vec<String> = repository.keys().into_iter().filter(is_segment).collect();
+    let [.., first, second, last] = &segments[..] else { panic!("{segments:?}") };
+    repository.remove(first);
+    repository.remove(second);
+    let name = |key: &str| key.rsplit_once('/').unwrap().1.trim_end_matches(".zst").to_owned();
+    for words in [vec![], vec!["--wal-only"], vec!["--sample", "5%"]] {
+        let found = verify(&repository, &words).code(2).stdout;
+        let said = format!("MISSING {first}: it and 1 more up to `{}` are missing, and what was written", name(second));
+        assert!(found.contains(&said) && found.matches("MISSING").count() == 1, "{said}: {found}");
+    }
+    // At the end nobody knows that there was more.
+    repository.remove(last);
+    verify(&repository, &[]).quiet_success();
+}
+
+#[test]
+fn a_manifest_of_another_cluster_is_found() {
+    run(async {
+        let stage = Stage::days(2).await;
+        let mut foreign = manifest(id(9), 12, 13);
+        foreign.summary.system_identifier = pgark::postgres::SystemId(8);
+        stage.repository.put_manifest(&foreign).await.unwrap();
+        let everything = Verify { wal_only: false, ..everything() };
+        let report = run_on(&stage.repository, &everything).await.unwrap();
+        let said = |finding: &pgark::command::verify::Finding| finding.message.starts_with("it is of another cluster");
+        assert_eq!(report.findings.iter().filter(|finding| said(finding)).count(), 1, "{report:?}");
+    });
 }
 
 /// All WAL of a stage is damaged, so each object that is looked at is found.
@@ -149,7 +205,11 @@ fn looked_at(stage: &Stage, refused: fn(usize) -> Option<StoreErrorKind>) -> Ver
             false => Ok(()),
         },
     };
-    let everything = Verify {
+    run(async { run_on(&stage.through(Arc::new(store)), &everything()).await.unwrap() })
+}
+
+fn everything() -> Verify {
+    Verify {
         repository: wanted(keep_full(1)).repository,
         backup: None,
         sample: None,
@@ -159,8 +219,7 @@ fn looked_at(stage: &Stage, refused: fn(usize) -> Option<StoreErrorKind>) -> Ver
         jobs: 200,
         retry: Duration::ZERO,
         stall: Duration::from_secs(60),
-    };
-    run(async { run_on(&stage.through(Arc::new(store)), &everything).await.unwrap() })
+    }
 }
 
 #[test]
