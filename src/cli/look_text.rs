@@ -301,11 +301,8 @@ fn expiry(expiry: &ExpiryStatus) -> String {
 fn server_text(server: &ServerStatus) -> String {
     match server {
         ServerStatus::Unreachable { reason } => format!("not asked: {}", one_line(reason)),
-        ServerStatus::Reachable { archive_mode, archive_timeout, in_recovery, failing, failed_count } => {
-            let archiver = match failing {
-                Some(file) => format!("archiving of {} fails, {failed_count} failures so far", one_line(file)),
-                None => "archiving does not fail".to_owned(),
-            };
+        ServerStatus::Reachable { archive_mode, archive_timeout, in_recovery, trouble, .. } => {
+            let archiver = trouble.as_deref().map_or("archiving does not fail".to_owned(), one_line);
             let role = if *in_recovery { "standby" } else { "primary" };
             format!("{role}, archive_mode {archive_mode}, archive_timeout {archive_timeout} s; {archiver}")
         }

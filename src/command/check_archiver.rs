@@ -13,39 +13,15 @@ const MANY: i64 = 8;
 
 /// Judges counters, backlog and age.
 pub fn judge(facts: &ServerFacts) -> Finding {
-    let fail = |message: String| Finding::not_ok(CHECK, Level::Fail, message, "the server's log has the reason");
-    let warning = |message: String, hint: &str| Finding::not_ok(CHECK, Level::Warning, message, hint);
-    if let Some(file) = &facts.failing {
-        let count = facts.failed_count;
-        return fail(format!("archiving of `{file}` fails ({count} failures so far)"));
+    if let Some(trouble) = trouble(facts) {
+        return trouble;
     }
-    if facts.in_recovery && facts.archive_mode != "always" {
+    if archives_nothing(facts) {
         return Finding::ok(CHECK, "a standby archives nothing; ask the primary");
     }
-    let uncounted = "PostgreSQL counts no failure: the command hangs, is killed, or exits above 125";
-    if let Some((count, oldest)) = facts.waiting
-        && oldest > 2.0 * A_MINUTE
-    {
-        return fail(format!("{count} files wait to be archived, the oldest for {oldest:.0} s, and {uncounted}"));
-    }
-    let Some((last, age)) = &facts.last_archived else {
+    if facts.last_archived.is_none() {
         let hint = "run `pgark check` without `--no-switch`: it follows a segment into the store";
         return warning("nothing was archived since the server's statistics began".to_owned(), hint);
-    };
-    // Who may not look at the files themselves has only names and times.
-    let backlog = facts.waiting.map_or_else(|| behind(facts, last), |(count, _)| count);
-    let patience = A_MINUTE + 2.0 * (facts.archive_timeout as f64).max(A_MINUTE);
-    if facts.waiting.is_none() && backlog > 0 && *age > patience {
-        return warning(
-            format!("{backlog} finished segments wait to be archived, and nothing was for {age:.0} s; {uncounted}"),
-            "the server's log has the reason; a role in pg_monitor would see for how long they wait",
-        );
-    }
-    if backlog >= MANY {
-        return warning(
-            format!("{backlog} finished files wait to be archived"),
-            "is the store slow, or down a while ago? Watch the disk of pg_wal until they are gone",
-        );
     }
     if facts.archive_timeout == 0 {
         return warning(
@@ -54,6 +30,49 @@ pub fn judge(facts: &ServerFacts) -> Finding {
         );
     }
     Finding::ok(CHECK, format!("nothing fails; archive_timeout is {} s", facts.archive_timeout))
+}
+
+/// What fails, or does not get on; `None`: nothing shows that.
+pub fn trouble(facts: &ServerFacts) -> Option<Finding> {
+    let fail = |message: String| Some(Finding::not_ok(CHECK, Level::Fail, message, "the server's log has the reason"));
+    if let Some(file) = &facts.failing {
+        let count = facts.failed_count;
+        return fail(format!("archiving of `{file}` fails ({count} failures so far)"));
+    }
+    if archives_nothing(facts) {
+        return None;
+    }
+    let uncounted = "PostgreSQL counts no failure: the command hangs, is killed, or exits above 125";
+    if let Some((count, oldest)) = facts.waiting
+        && oldest > 2.0 * A_MINUTE
+    {
+        return fail(format!("{count} files wait to be archived, the oldest for {oldest:.0} s, and {uncounted}"));
+    }
+    let (last, age) = facts.last_archived.as_ref()?;
+    // Who may not look at the files themselves has only names and times.
+    let backlog = facts.waiting.map_or_else(|| behind(facts, last), |(count, _)| count);
+    let patience = A_MINUTE + 2.0 * (facts.archive_timeout as f64).max(A_MINUTE);
+    if facts.waiting.is_none() && backlog > 0 && *age > patience {
+        return Some(warning(
+            format!("{backlog} finished segments wait to be archived, and nothing was for {age:.0} s; {uncounted}"),
+            "the server's log has the reason; a role in pg_monitor would see for how long they wait",
+        ));
+    }
+    (backlog >= MANY).then(|| {
+        warning(
+            format!("{backlog} finished files wait to be archived"),
+            "is the store slow, or down a while ago? Watch the disk of pg_wal until they are gone",
+        )
+    })
+}
+
+fn warning(message: String, hint: &str) -> Finding {
+    Finding::not_ok(CHECK, Level::Warning, message, hint)
+}
+
+/// Its primary does.
+pub fn archives_nothing(facts: &ServerFacts) -> bool {
+    facts.in_recovery && facts.archive_mode != "always"
 }
 
 /// Segments between the last one archived and the one that is being written; none where that cannot be told.

@@ -120,7 +120,7 @@ impl Planned {
                 for identity in identities.all() {
                     all.push(repository.holdings(identity).await?);
                 }
-                store_clock::without_writing(newest(&all), circumstances.now)
+                return Planned::without_writing(repository, expire, circumstances, all, report).await;
             }
             // The clock first: what is written after it is young.
             false => {
@@ -148,6 +148,27 @@ impl Planned {
                 time
             }
         };
+        Planned::of(repository, expire, (all, time), report).await
+    }
+
+    /// The plan for what is there, by this machine's clock.
+    pub(super) async fn without_writing(
+        repository: &Repository,
+        expire: &Expire,
+        circumstances: &Circumstances,
+        all: Vec<Holdings>,
+        report: &mut ExpireReport,
+    ) -> Result<Self, Failure> {
+        let time = store_clock::without_writing(newest(&all), circumstances.now);
+        Planned::of(repository, expire, (all, time), report).await
+    }
+
+    async fn of(
+        repository: &Repository,
+        expire: &Expire,
+        (all, time): (Vec<Holdings>, StoreTime),
+        report: &mut ExpireReport,
+    ) -> Result<Self, Failure> {
         let old = before(time.now, GRACE);
         let plan = |holdings: Holdings| {
             let plan = ExpirePlan::make(&holdings, &expire.policy, time.now);

@@ -48,6 +48,7 @@ mod server_manifest;
 pub mod show;
 pub mod status;
 pub mod status_expiry;
+pub mod status_server;
 pub mod store_clock;
 mod tries;
 pub mod verify;

@@ -1,7 +1,5 @@
 //! `status`: what can be restored now, and what stands in the way. From the store alone; a server that answers adds its archiver.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -11,15 +9,16 @@ use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
 use super::show::MissingWal;
 use super::status_expiry::{self, ExpiryStatus};
+pub use super::status_server::ServerStatus;
+use super::status_server::{about_server, ask_server, server_status};
 use super::{Circumstances, RepositorySettings};
-use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentName, TimelineId};
+use crate::postgres::{Lsn, SegmentName, TimelineId};
 use crate::repo::health::{Concern, Gap, GapKind, Health, Newest, Severity, health};
 use crate::repo::intervals::Interval;
 use crate::repo::restore_target::Indexes;
 use crate::repo::stored_backups::BackupState;
 use crate::repo::{BackupId, Generation, Identity, Inventory, Policy, RepoError, Repository};
-use crate::server::session::ServerFacts;
-use crate::server::{Conninfo, Session};
+use crate::server::Conninfo;
 
 /// What to look at.
 #[derive(Clone)]
@@ -151,32 +150,6 @@ pub struct SizesStatus {
     pub days: Option<f64>,
 }
 
-/// What the server says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub enum ServerStatus {
-    /// It answers.
-    Reachable {
-        /// `archive_mode`
-        archive_mode: String,
-        /// `archive_timeout`, in seconds.
-        archive_timeout: i64,
-        /// Whether it is a standby.
-        in_recovery: bool,
-        /// The file whose archiving fails.
-        failing: Option<String>,
-        /// Failures since its statistics were reset.
-        failed_count: i64,
-    },
-    /// It does not.
-    Unreachable {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// The server is a side matter here.
-const SERVER_PATIENCE: Duration = Duration::from_secs(3);
 /// So many of the newest intervals are asked for their times.
 const TIMED_INTERVALS: usize = 16;
 /// So many segments at the end of an interval are asked for a commit.
@@ -202,12 +175,18 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let identity: &Identity = identities.newest().ok_or_else(none)?;
     let (settings, policy) = (status.repository.clone(), status.policy.clone());
     let expire = Expire { repository: settings, policy, dry_run: true, force: false, jobs: 1 };
-    let (inventory, facts, expiry) = tokio::join!(
-        repository.take_inventory(identity),
-        ask_server(status.conninfo.as_ref()),
-        status_expiry::look(&repository, &expire, circumstances)
-    );
-    let inventory = inventory?;
+    let stock = async {
+        // Without a policy nobody needs to know every object.
+        if expire.policy.is_empty() {
+            return Ok((repository.take_inventory(identity).await?, ExpiryStatus::Off));
+        }
+        let holdings = repository.holdings(identity).await?;
+        let inventory = repository.inventory_of(&holdings).await?;
+        let expiry = status_expiry::look(&repository, &expire, circumstances, &identities, holdings).await;
+        Ok::<_, RepoError>((inventory, expiry))
+    };
+    let (stock, facts) = tokio::join!(stock, ask_server(status.conninfo.as_ref()));
+    let (inventory, expiry) = stock?;
     let health = health(&inventory);
     let times = Times::read(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
@@ -236,56 +215,6 @@ fn finding(concern: &Concern) -> Finding {
         Severity::Critical => Level::Fail,
     };
     Finding::not_ok(concern.about, level, concern.message.clone(), concern.hint.clone())
-}
-
-async fn ask_server(conninfo: Option<&Conninfo>) -> Option<Result<ServerFacts, String>> {
-    let asking = async {
-        let session = Session::connect(conninfo?).await.map_err(|e| e.to_string());
-        match session {
-            Ok(session) => Some(session.facts().await.map_err(|e| e.to_string())),
-            Err(error) => Some(Err(error)),
-        }
-    };
-    let late = || Some(Err(format!("PostgreSQL gave no answer within {} s", SERVER_PATIENCE.as_secs())));
-    tokio::time::timeout(SERVER_PATIENCE, asking).await.unwrap_or_else(|_| late())
-}
-
-fn about_server(facts: &ServerFacts, ident: ClusterIdent) -> Vec<Finding> {
-    let theirs = PgMajor::try_from(facts.version / 10_000).ok();
-    let theirs = theirs.map(|major| ClusterIdent { system_id: facts.system_id, major });
-    if let Some(theirs) = theirs.filter(|theirs| *theirs != ident) {
-        let message =
-            format!("the server that answers is another cluster: {theirs}; the newest generation has {ident}");
-        let hint = "give `--conninfo` of the right server, or `--no-server`";
-        return vec![Finding::not_ok("server", Level::Warning, message, hint)];
-    }
-    if let Some(file) = &facts.failing {
-        let message = format!("archiving of `{file}` fails ({} failures so far)", facts.failed_count);
-        return vec![Finding::not_ok("archiver", Level::Fail, message, "the server's log has pgark's message")];
-    }
-    if facts.archive_mode == "off" {
-        let hint = "set `archive_mode = on` and restart the server";
-        return vec![Finding::not_ok(
-            "archiver",
-            Level::Fail,
-            "the server does not archive: archive_mode is `off`",
-            hint,
-        )];
-    }
-    Vec::new()
-}
-
-fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus {
-    match facts {
-        Err(reason) => ServerStatus::Unreachable { reason },
-        Ok(facts) => ServerStatus::Reachable {
-            archive_mode: facts.archive_mode,
-            archive_timeout: facts.archive_timeout,
-            in_recovery: facts.in_recovery,
-            failing: facts.failing,
-            failed_count: facts.failed_count,
-        },
-    }
 }
 
 /// The indexes of the few segments with which intervals begin and end.

@@ -8,8 +8,9 @@ use super::Circumstances;
 use super::expire::{Expire, Planned};
 use super::expire_report::ExpireReport;
 use super::failure::Failure;
+use crate::repo::identity::Identities;
 use crate::repo::outlook::next_to_go;
-use crate::repo::{BackupId, Repository};
+use crate::repo::{BackupId, Holdings, Repository};
 
 /// What the policy lets go.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,19 +56,33 @@ pub struct NextExpiry {
 }
 
 /// Makes the plan, and changes nothing.
-pub(super) async fn look(repository: &Repository, expire: &Expire, circumstances: &Circumstances) -> ExpiryStatus {
-    if expire.policy.is_empty() {
-        return ExpiryStatus::Off;
-    }
-    match plan(repository, expire, circumstances).await {
+/// `holdings` are those of the newest generation.
+pub(super) async fn look(
+    repository: &Repository,
+    expire: &Expire,
+    circumstances: &Circumstances,
+    identities: &Identities,
+    holdings: Holdings,
+) -> ExpiryStatus {
+    match plan(repository, expire, circumstances, (identities, holdings)).await {
         Ok(plan) => ExpiryStatus::Planned(plan),
         Err(failure) => ExpiryStatus::Unknown { reason: failure.message },
     }
 }
 
-async fn plan(repository: &Repository, expire: &Expire, circumstances: &Circumstances) -> Result<ExpiryPlan, Failure> {
+async fn plan(
+    repository: &Repository,
+    expire: &Expire,
+    circumstances: &Circumstances,
+    (identities, newest): (&Identities, Holdings),
+) -> Result<ExpiryPlan, Failure> {
     let mut report = ExpireReport::new(true);
-    let planned = Planned::make(repository, expire, circumstances, &mut report).await?;
+    let mut all = Vec::new();
+    for identity in identities.all().iter().filter(|identity| identity.generation != newest.generation()) {
+        all.push(repository.holdings(identity).await?);
+    }
+    all.push(newest);
+    let planned = Planned::without_writing(repository, expire, circumstances, all, &mut report).await?;
     let now = planned.time.now;
     let next = (planned.generations.iter())
         .filter_map(|(holdings, plan)| next_to_go(holdings, &expire.policy, plan, now))

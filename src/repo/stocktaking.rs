@@ -11,6 +11,7 @@ use super::Repository;
 use super::archive::ReadBounds;
 use super::backups::{BackupListing, note_piece};
 use super::error::RepoError;
+use super::holdings::Holdings;
 use super::identity::Identity;
 use super::inventory::{Inventory, Unknown};
 use super::layout::{Generation, Layout, WalKey};
@@ -23,6 +24,8 @@ use crate::storage::{Listed, ObjectStoreExt};
 /// Small reads at once.
 const READS: usize = 8;
 const PAGE: usize = 1000;
+/// Beside WAL and backups there should be nothing.
+const FEW: usize = 100;
 
 impl Repository {
     /// Takes the inventory of a generation: one listing, and some small reads.
@@ -40,6 +43,35 @@ impl Repository {
             None => self.segment_size_of_headers(generation, &inventory.timelines).await?,
         };
         inventory.number(size);
+        Ok(inventory)
+    }
+
+    /// The inventory of what was listed with every object of WAL: also what else lies under the generation, and the length of
+    /// segments where no backup tells it.
+    pub async fn inventory_of(&self, holdings: &Holdings) -> Result<Inventory, RepoError> {
+        let mut inventory = holdings.inventory.clone();
+        let generation = inventory.generation;
+        if inventory.told_segment_size().is_none() {
+            let size = self.segment_size_of_headers(generation, &inventory.timelines).await?;
+            inventory.number(size);
+        }
+        let all = self.layout.generation(generation);
+        let listed = [self.layout.backups(generation), self.layout.wal(generation)];
+        // Before, between and behind them.
+        let begins = std::iter::once(None).chain(listed.iter().map(|listed| Some(format!("{listed}~"))));
+        for begin in begins {
+            let visit = |object: &Listed| {
+                let of = listed.iter().find(|listed| object.name.starts_with(listed.as_str()));
+                match (of, &begin) {
+                    (None, _) => inventory.unknown.note(&object.name),
+                    // Names that sort behind all that are ours.
+                    (Some(of), Some(begin)) if begin.starts_with(of.as_str()) => {}
+                    (Some(_), _) => return Visit::Enough,
+                }
+                Visit::More
+            };
+            self.store.visit_after(&all, begin.as_deref(), FEW, visit).await?;
+        }
         Ok(inventory)
     }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use pgark::command::expire::{Expire, run_on};
@@ -20,15 +19,12 @@ use pgark::repo::manifest::BackupSummary;
 use pgark::repo::{BackupId, BackupKey, Generation, Lease, Manifest, Policy, Repository, Writer};
 use pgark::storage::faulty::FaultyStore;
 use pgark::storage::memory::MemoryStore;
-use pgark::storage::object_store::{Continuation, Damage, Unfinished};
-use pgark::storage::{
-    Get, Head, KeyPrefix, ListPage, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreError, StoreErrorKind,
-    UserMetadata,
-};
+use pgark::storage::{KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreErrorKind, UserMetadata};
 
 use crate::double::{Fault, Op, Rule, S3Double};
 use crate::program::Call;
 use crate::repository;
+use crate::watched::Watched;
 
 pub const MIB: u64 = 1 << 20;
 pub const DAY: Duration = Duration::from_secs(86400);
@@ -157,91 +153,6 @@ pub fn segment(number: u64) -> WalName {
 
 pub async fn expire(repository: &Repository, expire: &Expire) -> Result<ExpireReport, Failure> {
     run_on(repository, expire, &circumstances(), |_| true).await
-}
-
-/// Calls a test's function before each request, which may do something, or fail it.
-pub struct Watched<F> {
-    pub inner: Arc<MemoryStore>,
-    pub before: F,
-}
-
-impl<F> std::fmt::Debug for Watched<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watched")
-    }
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl<F: Fn(&str, &str) -> Result<(), StoreErrorKind> + Send + Sync> ObjectStore for Watched<F> {
-    async fn put(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
-        self.ask("put", key.as_str())?;
-        self.inner.put(key, body, user).await
-    }
-
-    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
-        self.ask("put", key.as_str())?;
-        self.inner.put_in_parts(key, body).await
-    }
-
-    async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {
-        self.ask("get", key.as_str())?;
-        self.inner.get(key, offset, same_as).await
-    }
-
-    async fn head(&self, key: &ObjectKey) -> Result<Head, StoreError> {
-        self.ask("head", key.as_str())?;
-        self.inner.head(key).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &KeyPrefix,
-        from: Option<&Continuation>,
-        limit: usize,
-    ) -> Result<ListPage, StoreError> {
-        self.ask("list", prefix.as_str())?;
-        self.inner.list(prefix, from, limit).await
-    }
-
-    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.ask("delete", key.as_str())?;
-        self.inner.delete(key).await
-    }
-
-    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
-        self.ask("unfinished", prefix.as_str())?;
-        self.inner.unfinished(prefix).await
-    }
-
-    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
-        self.ask("abandon", &unfinished.name)?;
-        self.inner.abandon(unfinished).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-
-    fn conditional_writes(&self) -> bool {
-        self.inner.conditional_writes()
-    }
-
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError> {
-        self.inner.refuses_damage(key).await
-    }
-}
-
-impl<F: Fn(&str, &str) -> Result<(), StoreErrorKind>> Watched<F> {
-    fn ask(&self, what: &str, name: &str) -> Result<(), StoreError> {
-        (self.before)(what, name).map_err(|kind| {
-            let error = StoreError::new(kind, format!("{what} `{name}`: refused by the test"));
-            match kind {
-                StoreErrorKind::LocalIo => error.with_source(std::io::Error::from_raw_os_error(5)),
-                _ => error,
-            }
-        })
-    }
 }
 
 #[test]

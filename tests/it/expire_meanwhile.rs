@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use pgark::command::expire_report::ExpireReport;
@@ -18,13 +17,10 @@ use pgark::command::{Failure, FailureKind};
 use pgark::postgres::Lsn;
 use pgark::repo::keep::Mark;
 use pgark::repo::{BackupKey, Generation, Lease, Repository};
-use pgark::storage::memory::MemoryStore;
-use pgark::storage::object_store::{Continuation, Damage, Unfinished};
-use pgark::storage::{
-    Get, Head, KeyPrefix, ListPage, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreError, UserMetadata,
-};
+use pgark::storage::{Head, ObjectStoreExt, Put, StoreErrorKind};
 
 use crate::expire::{MIB, Stage, circumstances, expire, id, keep_full, run, segment, wanted};
+use crate::watched::{Before, Watched};
 
 /// How many requests of a party may go through.
 #[derive(Debug, Default)]
@@ -56,77 +52,11 @@ impl Gate {
     }
 }
 
-/// A store behind a gate.
-#[derive(Debug)]
-struct Gated {
-    inner: Arc<MemoryStore>,
-    gate: Arc<Gate>,
-}
-
-impl Gated {
-    async fn pass(&self) {
-        std::future::poll_fn(|context| self.gate.pass(context)).await;
-    }
-}
-
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl ObjectStore for Gated {
-    async fn put(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
-        self.pass().await;
-        self.inner.put(key, body, user).await
-    }
-
-    async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {
-        self.pass().await;
-        self.inner.put_in_parts(key, body).await
-    }
-
-    async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {
-        self.pass().await;
-        self.inner.get(key, offset, same_as).await
-    }
-
-    async fn head(&self, key: &ObjectKey) -> Result<Head, StoreError> {
-        self.pass().await;
-        self.inner.head(key).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &KeyPrefix,
-        from: Option<&Continuation>,
-        limit: usize,
-    ) -> Result<ListPage, StoreError> {
-        self.pass().await;
-        self.inner.list(prefix, from, limit).await
-    }
-
-    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.pass().await;
-        self.inner.delete(key).await
-    }
-
-    async fn unfinished(&self, prefix: &KeyPrefix) -> Result<Vec<Unfinished>, StoreError> {
-        self.pass().await;
-        self.inner.unfinished(prefix).await
-    }
-
-    async fn abandon(&self, unfinished: &Unfinished) -> Result<(), StoreError> {
-        self.pass().await;
-        self.inner.abandon(unfinished).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-
-    fn conditional_writes(&self) -> bool {
-        self.inner.conditional_writes()
-    }
-
-    async fn refuses_damage(&self, key: &ObjectKey) -> Result<Damage, StoreError> {
-        self.inner.refuses_damage(key).await
+impl Before for Arc<Gate> {
+    async fn before(&self, _: &'static str, _: &str) -> Result<(), StoreErrorKind> {
+        std::future::poll_fn(|context| self.pass(context)).await;
+        Ok(())
     }
 }
 
@@ -140,7 +70,7 @@ struct Party<'a, T> {
 impl<'a, T> Party<'a, T> {
     fn new<F: Future<Output = T> + 'a>(stage: &'a Stage, work: impl FnOnce(Repository) -> F) -> Self {
         let gate = Arc::new(Gate::default());
-        let store = Gated { inner: stage.memory.clone(), gate: gate.clone() };
+        let store = Watched { inner: stage.memory.clone(), before: gate.clone() };
         Party { work: Box::pin(work(stage.through(Arc::new(store)))), gate, done: None }
     }
 

@@ -243,16 +243,51 @@ fn status_of_a_server_that_archives() {
     let shown = call(&["show", &id]).quiet_success().stdout;
     assert!(shown.contains("for status") && shown.contains("all of it"), "{shown}");
 
-    primary.execute("alter system set archive_command = 'false'");
+    // A command that hangs is not counted by PostgreSQL, nor is one that fails before it has.
+    primary.execute("alter system set archive_command = 'sleep 20; false'");
     primary.execute("select pg_reload_conf()");
-    ledger.write(5, 1000);
-    primary.switch_wal();
+    for _ in 0..9 {
+        ledger.write(1, 1000);
+        primary.switch_wal();
+    }
+    let waiting = call(&["status"]).code(1).stdout;
+    assert!(waiting.contains("finished files wait to be archived") && !waiting.contains("does not fail"), "{waiting}");
     primary.wait_until("archiving fails", Duration::from_secs(60), || {
         primary.value("select failed_count > 0 and last_failed_time > last_archived_time from pg_stat_archiver") == "t"
     });
     let outcome = call(&["status"]);
     assert_eq!(outcome.code, 2, "{outcome:?}");
     assert!(outcome.stdout.contains("archiver"), "{outcome:?}");
+}
+
+/// Also with a policy, whose plan goes by what was listed.
+#[test]
+fn status_looks_at_everything_once() {
+    let repository = Repository::s3();
+    archive(&repository);
+    for stray in ["main/1/aside", "main/1/backup-old/x", "main/1/wal/\u{e9}", "main/1/zzz"] {
+        repository.put(stray, b"?");
+    }
+    let unknown = |status: &Value| {
+        let findings = status["findings"].as_array().unwrap().iter();
+        findings
+            .filter_map(|finding| finding["message"].as_str())
+            .find(|said| said.contains("not known"))
+            .map(str::to_owned)
+    };
+    let plain = report(&repository, &["status", "--no-server"], 1);
+    repository.double().clear_requests();
+    let call = Call::new(["status", "--json", "--no-server"]).impatient().envs(repository.env());
+    let outcome = call.env("PGARK_RETENTION__KEEP_FULL", "9").run().code(1);
+    let status: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(status["expiry"]["state"], "planned", "{status}");
+    assert!(unknown(&status).unwrap().starts_with("4 objects"), "{status}");
+    assert!(unknown(&plain).unwrap().starts_with("4 objects"), "{plain}");
+    for field in ["timelines", "gaps", "sizes"] {
+        assert_eq!(status[field], plain[field], "{field}");
+    }
+    let read = repository.double().requests().iter().filter(|logged| logged.key.ends_with("manifest.json.zst")).count();
+    assert_eq!(read, status["backups"]["whole"].as_u64().unwrap() as usize, "each manifest once");
 }
 
 /// How long it takes is measured by `make bench`.

@@ -1,7 +1,8 @@
 //! The integration tests: the real pgark against real PostgreSQL servers and a real HTTP S3 endpoint.
 //!
 //! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
-//! runs pgark, `manifest_draft` writes manifests that pgark would not, and `data_dir` makes small data directories for tests that need no server. Everything else is tests.
+//! runs pgark, `manifest_draft` writes manifests that pgark would not, `data_dir` makes small data directories for tests that need no
+//! server, and `watched` is a store in memory that asks a test before each request. Everything else is tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
 
 mod data_dir;
@@ -11,6 +12,7 @@ mod manifest_draft;
 mod postgres;
 mod program;
 mod repository;
+mod watched;
 
 mod ahead_on_servers;
 mod backup_faults;

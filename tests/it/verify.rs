@@ -8,11 +8,12 @@ use pgark::storage::StoreErrorKind;
 
 use crate::backups::take_backup;
 use crate::double::{Fault, Op, Rule};
-use crate::expire::{Stage, Watched, id, keep_full, manifest, run, wanted};
+use crate::expire::{Stage, id, keep_full, manifest, run, wanted};
 use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation};
 use crate::program::{Call, Outcome};
 use crate::repository::Repository;
+use crate::watched::Watched;
 
 fn verify(repository: &Repository, words: &[&str]) -> Outcome {
     let words = ["verify"].iter().chain(words).copied();

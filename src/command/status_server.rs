@@ -1,0 +1,124 @@
+//! The part of `status` about the server: whether it answers, is the right one, and archives.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::check::{Finding, Level};
+use super::check_archiver;
+use crate::postgres::{ClusterIdent, PgMajor};
+use crate::server::session::ServerFacts;
+use crate::server::{Conninfo, Session};
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum ServerStatus {
+    /// It answers.
+    Reachable {
+        /// `archive_mode`
+        archive_mode: String,
+        /// `archive_timeout`, in seconds.
+        archive_timeout: i64,
+        /// Whether it is a standby.
+        in_recovery: bool,
+        /// The file whose archiving fails.
+        failing: Option<String>,
+        /// What fails or does not get on, in words.
+        trouble: Option<String>,
+        /// Failures since its statistics were reset.
+        failed_count: i64,
+    },
+    /// It does not.
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The server is a side matter here.
+const SERVER_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) async fn ask_server(conninfo: Option<&Conninfo>) -> Option<Result<ServerFacts, String>> {
+    let asking = async {
+        let session = Session::connect(conninfo?).await.map_err(|e| e.to_string());
+        match session {
+            Ok(session) => Some(session.facts().await.map_err(|e| e.to_string())),
+            Err(error) => Some(Err(error)),
+        }
+    };
+    let late = || Some(Err(format!("PostgreSQL gave no answer within {} s", SERVER_PATIENCE.as_secs())));
+    tokio::time::timeout(SERVER_PATIENCE, asking).await.unwrap_or_else(|_| late())
+}
+
+pub(super) fn about_server(facts: &ServerFacts, ident: ClusterIdent) -> Vec<Finding> {
+    let theirs = PgMajor::try_from(facts.version / 10_000).ok();
+    let theirs = theirs.map(|major| ClusterIdent { system_id: facts.system_id, major });
+    if let Some(theirs) = theirs.filter(|theirs| *theirs != ident) {
+        let message =
+            format!("the server that answers is another cluster: {theirs}; the newest generation has {ident}");
+        let hint = "give `--conninfo` of the right server, or `--no-server`";
+        return vec![Finding::not_ok("server", Level::Warning, message, hint)];
+    }
+    if facts.archive_mode == "off" && !facts.in_recovery {
+        let hint = "set `archive_mode = on` and restart the server";
+        let message = "the server does not archive: archive_mode is `off`";
+        return vec![Finding::not_ok("archiver", Level::Fail, message, hint)];
+    }
+    check_archiver::trouble(facts).into_iter().collect()
+}
+
+pub(super) fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus {
+    match facts {
+        Err(reason) => ServerStatus::Unreachable { reason },
+        Ok(facts) => ServerStatus::Reachable {
+            trouble: check_archiver::trouble(&facts).map(|finding| finding.message),
+            archive_mode: facts.archive_mode,
+            archive_timeout: facts.archive_timeout,
+            in_recovery: facts.in_recovery,
+            failing: facts.failing,
+            failed_count: facts.failed_count,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::SystemId;
+
+    #[test]
+    fn the_archiver_is_judged_where_it_should_work() {
+        let facts = ServerFacts {
+            version: 150_000,
+            system_id: SystemId(1),
+            archive_mode: "on".into(),
+            wal_level: "replica".into(),
+            archive_command: String::new(),
+            archive_library: String::new(),
+            archive_timeout: 0,
+            in_recovery: false,
+            failed_count: 0,
+            failing: None,
+            last_archived: None,
+            writing: None,
+            waiting: None,
+        };
+        let ident = ClusterIdent { system_id: SystemId(1), major: 15.try_into().unwrap() };
+        let levels = |change: fn(&mut ServerFacts)| {
+            let mut facts = facts.clone();
+            change(&mut facts);
+            about_server(&facts, ident).iter().map(|finding| (finding.check, finding.level)).collect::<Vec<_>>()
+        };
+        // What cannot be told is no finding here.
+        assert_eq!(levels(|_| {}), []);
+        assert_eq!(levels(|facts| facts.system_id = SystemId(2)), [("server", Level::Warning)]);
+        assert_eq!(levels(|facts| facts.archive_mode = "off".into()), [("archiver", Level::Fail)]);
+        assert_eq!(levels(|facts| facts.failing = Some("x".into())), [("archiver", Level::Fail)]);
+        // The command hangs.
+        assert_eq!(levels(|facts| facts.waiting = Some((1, 600.0))), [("archiver", Level::Fail)]);
+        // The primary archives.
+        assert_eq!(levels(|facts| (facts.in_recovery, facts.archive_mode) = (true, "off".into())), []);
+        assert_eq!(levels(|facts| (facts.in_recovery, facts.waiting) = (true, Some((1, 600.0)))), []);
+    }
+}
