@@ -1,7 +1,10 @@
 //! `status`: what can be restored now, and what stands in the way. From the store alone; a server that answers adds its archiver.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio::time::sleep;
 
 use super::bounds::bounded;
 use super::check::{Finding, Level};
@@ -17,7 +20,7 @@ use crate::repo::health::{Concern, Gap, GapKind, Health, Newest, Severity, healt
 use crate::repo::intervals::Interval;
 use crate::repo::restore_target::Indexes;
 use crate::repo::stored_backups::BackupState;
-use crate::repo::{BackupId, Generation, Identity, Inventory, Policy, RepoError, Repository};
+use crate::repo::{BackupId, Generation, Identities, Identity, Inventory, Policy, RepoError, Repository};
 use crate::server::Conninfo;
 
 /// What to look at.
@@ -154,6 +157,10 @@ pub struct SizesStatus {
 const TIMED_INTERVALS: usize = 16;
 /// So many segments at the end of an interval are asked for a commit.
 const TAIL: u64 = 4;
+/// How often a hole at the end is looked at, and how young what lies behind it must be for that.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
+const JUST_NOW: SignedDuration = SignedDuration::from_secs(60);
 
 impl StatusReport {
     /// The worst finding.
@@ -173,21 +180,9 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let identities = repository.read_identities().await?;
     let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
     let identity: &Identity = identities.newest().ok_or_else(none)?;
-    let (settings, policy) = (status.repository.clone(), status.policy.clone());
-    let expire = Expire { repository: settings, policy, dry_run: true, force: false, jobs: 1 };
-    let stock = async {
-        // Without a policy nobody needs to know every object.
-        if expire.policy.is_empty() {
-            return Ok((repository.take_inventory(identity).await?, ExpiryStatus::Off));
-        }
-        let holdings = repository.holdings(identity).await?;
-        let inventory = repository.inventory_of(&holdings).await?;
-        let expiry = status_expiry::look(&repository, &expire, circumstances, &identities, holdings).await;
-        Ok::<_, RepoError>((inventory, expiry))
-    };
+    let stock = settled(status, circumstances, &repository, (identity, &identities));
     let (stock, facts) = tokio::join!(stock, ask_server(status.conninfo.as_ref()));
-    let (inventory, expiry) = stock?;
-    let health = health(&inventory);
+    let (inventory, health, expiry) = stock?;
     let times = Times::read(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
     findings.extend(facts.iter().flatten().flat_map(|facts| about_server(facts, identity.ident())));
@@ -207,6 +202,54 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
         server: facts.map(server_status),
         findings,
     })
+}
+
+/// What is there, looked at again while a hole at the end may be about to close: look-ahead stores several segments at once, and a
+/// later one may be quicker.
+async fn settled(
+    status: &Status,
+    circumstances: &Circumstances,
+    repository: &Repository,
+    (identity, identities): (&Identity, &Identities),
+) -> Result<(Inventory, Health, ExpiryStatus), Failure> {
+    let mut looks = 1;
+    loop {
+        let (inventory, expiry) = take_stock(status, circumstances, repository, (identity, identities)).await?;
+        let health = health(&inventory);
+        if looks == LOOKS || !may_close(&inventory, &health, circumstances.now) {
+            return Ok((inventory, health, expiry));
+        }
+        looks += 1;
+        sleep(PAUSE).await;
+    }
+}
+
+async fn take_stock(
+    status: &Status,
+    circumstances: &Circumstances,
+    repository: &Repository,
+    (identity, identities): (&Identity, &Identities),
+) -> Result<(Inventory, ExpiryStatus), RepoError> {
+    // Without a policy nobody needs to know every object.
+    if status.policy.is_empty() {
+        return Ok((repository.take_inventory(identity).await?, ExpiryStatus::Off));
+    }
+    let (settings, policy) = (status.repository.clone(), status.policy.clone());
+    let expire = Expire { repository: settings, policy, dry_run: true, force: false, jobs: 1 };
+    let holdings = repository.holdings(identity).await?;
+    let inventory = repository.inventory_of(&holdings).await?;
+    let expiry = status_expiry::look(repository, &expire, circumstances, identities, holdings).await;
+    Ok((inventory, expiry))
+}
+
+/// Whether something was stored just now behind a hole that keeps the newest backup from being followed.
+fn may_close(inventory: &Inventory, health: &Health, now: Timestamp) -> bool {
+    let young = |gap: &Gap| {
+        let wal = inventory.timeline(gap.missing.first.timeline);
+        let newest = wal.and_then(|wal| wal.segments.iter().next_back()?.last_stored);
+        newest.is_some_and(|stored| now.duration_since(stored).abs() < JUST_NOW)
+    };
+    health.gaps.iter().any(|gap| gap.kind == GapKind::Cuts && young(gap))
 }
 
 fn finding(concern: &Concern) -> Finding {

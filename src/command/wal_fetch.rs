@@ -69,6 +69,8 @@ pub async fn run(fetch: &WalFetch) -> Result<Fetched, Failure> {
 
 /// How many tries a damaged object gets: the damage may have happened on the way.
 const TRIES_AT_DAMAGE: u32 = 3;
+/// How long a gap is looked at again, at most.
+const GAP_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 2;
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
@@ -110,6 +112,7 @@ async fn try_again_and_again(
         ExponentialBuilder::new().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(5));
     let mut pauses = pauses.with_jitter().without_max_times().build();
     let mut damaged = 0;
+    let mut gap_seen = None;
     let mut reported = Instant::now();
     loop {
         let failure = match attempt(fetch, progress).await {
@@ -121,6 +124,11 @@ async fn try_again_and_again(
             FailureKind::Damaged => {
                 damaged += 1;
                 damaged < TRIES_AT_DAMAGE
+            }
+            // Look-ahead stores several segments at once: the later one may have been quicker.
+            FailureKind::Gap => {
+                let patience = GAP_PATIENCE.min(fetch.retry / 2);
+                gap_seen.get_or_insert_with(Instant::now).elapsed() < patience
             }
             _ => false,
         };

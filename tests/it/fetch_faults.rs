@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::data_dir::{FakeCluster, SYSTEM_ID, segment};
 use crate::postgres::Scratch;
-use crate::program::Call;
+use crate::program::{Call, finish};
 use crate::repository::{Repository, history_key, segment_key};
 
 const ONE: &str = "000000010000000000000001";
@@ -159,6 +160,23 @@ fn a_gap_is_an_error_that_names_both_sides_unless_it_is_accepted() {
         let elsewhere = Call::new(["wal-fetch", TWO, "pg_wal/RECOVERYXLOG", "--accept-end-at", TWO]);
         elsewhere.impatient().env("PGARK_REPO__URL", "file:///nonexistent").within(cluster.path()).run().code(200);
         assert!(!cluster.destination().exists());
+    }
+}
+
+/// Look-ahead stores several segments at once: a later one may be there before an earlier one.
+#[test]
+fn a_gap_that_closes_in_a_moment_is_none() {
+    for (repository, cluster) in archived(&[ONE, TWO, THREE]) {
+        let late = repository.object(&segment_key(TWO)).unwrap();
+        for (signals, _) in MODES {
+            cluster.signal(signals);
+            repository.remove(&segment_key(TWO));
+            let fetching = repository.fetch(&cluster, TWO).spawn();
+            std::thread::sleep(Duration::from_millis(500));
+            repository.put(&segment_key(TWO), &late);
+            finish(fetching).quiet_success();
+            fs::remove_file(cluster.destination()).unwrap();
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::data_dir::{FakeCluster, SYSTEM_ID};
 use crate::ledger::Ledger;
 use crate::pitr::archiving;
 use crate::postgres::Installation;
-use crate::program::{Call, Outcome};
+use crate::program::{Call, Outcome, finish};
 use crate::repository::{Repository, segment_key};
 
 const MIB: u64 = 1 << 20;
@@ -218,6 +218,23 @@ fn status_tells_what_can_be_restored() {
         ] {
             assert!(text.contains(&words), "{words}: {text}");
         }
+    }
+}
+
+/// Look-ahead stores several segments at once: a later one may be there before an earlier one.
+#[test]
+fn a_hole_that_closes_in_a_moment_is_none() {
+    for repository in Repository::both() {
+        archive(&repository);
+        let late = repository.object(&segment_key(&name(8))).unwrap();
+        repository.remove(&segment_key(&name(8)));
+        let looking = Call::new(["status", "--no-server", "--json"]).envs(repository.env()).spawn();
+        std::thread::sleep(Duration::from_millis(700));
+        repository.put(&segment_key(&name(8)), &late);
+        let outcome = finish(looking).code(1);
+        let status: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(status["gaps"].as_array().unwrap().len(), 0, "{status}");
+        assert_eq!(status["newest"]["lsn"], "0/A00000", "{status}");
     }
 }
 
