@@ -68,7 +68,7 @@ impl Default for ReadBounds {
 /// Enough of an object to hold any header.
 const HEADER_READ: usize = 80 << 10;
 /// Pieces on the way from the network to the thread that unpacks.
-const PIECES: usize = 8;
+const PIECES: usize = 2;
 
 impl WalArchive {
     /// Stores a WAL object under its name, or finds out what stands there.

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use super::digest::{Receipt, Sha256Hasher};
 
-const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 128 << 10;
 const BLOCKS: usize = 4;
 
 /// The result of [`pack`].
