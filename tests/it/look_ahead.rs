@@ -157,6 +157,39 @@ fn a_later_generation_has_places_of_its_own() {
 }
 
 #[test]
+fn nothing_goes_ahead_of_a_segment_that_cannot_be_stored() {
+    let repository = Repository::s3();
+    let cluster = behind(1..=4);
+    repository.double().latency(Duration::from_millis(200));
+    repository.double().fault(Rule::new(Fault::AccessDenied403).on(Op::Put).key(&name(1)));
+    let failed = repository.push(&cluster, &name(1)).run();
+    assert!(failed.code > 1, "{failed:?}");
+    assert_eq!(repository.keys().iter().filter(|key| key.contains("/wal/")).count(), 0);
+    repository.double().clear_faults();
+    for number in 1..=4 {
+        repository.push(&cluster, &name(number)).run().quiet_success();
+        cluster.done(&name(number));
+        assert_stored(&repository, &cluster, number);
+    }
+}
+
+/// What was archived before a crash is archived again, and is no obstacle.
+#[test]
+fn a_segment_that_is_there_already_goes_first_all_the_same() {
+    let repository = Repository::s3();
+    let cluster = behind(1..=3);
+    repository.push(&cluster, &name(1)).env("PGARK_WAL__LOOKAHEAD", "0").run().quiet_success();
+    repository.double().latency(Duration::from_millis(300));
+    repository.push(&cluster, &name(1)).run().quiet_success();
+    for number in 1..=3 {
+        assert_stored(&repository, &cluster, number);
+    }
+    let order: Vec<String> = repository.double().requests().into_iter().map(|logged| logged.key).collect();
+    let last = |number| order.iter().rposition(|key| key.ends_with(&segment_key(&name(number))));
+    assert!(last(1) < last(2) && last(1) < last(3), "{order:?}");
+}
+
+#[test]
 fn what_fails_ahead_is_told_by_its_own_call_only() {
     let repository = Repository::s3();
     let cluster = behind(1..=3);
