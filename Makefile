@@ -13,7 +13,7 @@ help:
 	@echo 'make test         lints and all tests, on the PostgreSQL of this system'
 	@echo 'make test-matrix  the tests with servers, on PostgreSQL 14 to 18; 14 has no programs of its own there: its files are'
 	@echo '                  judged by the pg_verifybackup and pg_checksums of 15 or 16'
-	@echo 'make bench        time, memory and requests, each beside its floor'
+	@echo 'make bench        time, memory and requests, each beside its floor and beside other archivers: docs/performance.md'
 
 prepare:
 	@tests/setup/install-build-tools.sh
@@ -39,8 +39,10 @@ test-matrix: prepare
 	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init last_question_of_a_promotion backups:: backup_kinds backup_targets backup_links gaps_behind_targets remote_backups --skip reaching_postgres
 
 bench: prepare
+	@tests/setup/install-bench-tools.sh
 	cargo build --release
 	cargo bench --profile dev --bench wal --bench ahead --bench backup
+	cargo bench --profile dev --config profile.dev.opt-level=3 --bench pieces
 
 clean:
 	cargo clean

@@ -1,243 +1,372 @@
-//! What look-ahead and prefetch bring: many segments in a row, as PostgreSQL asks for them, at a near and at a far store.
+//! The table of `docs/performance.md`: archiving and fetching many segments as PostgreSQL asks for them, at a near and at a far store,
+//! each beside its floors and beside the other archivers that are on the `PATH`, in turns in the same run.
 //!
-//! `make bench`. Wall time of whole sequences, each beside what it would be without, and beside floors of the same run.
+//! `make bench`. It is judged against the limits that the project has set itself; wall time says something on a quiet machine only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::panic)]
 
+#[path = "stand/bare.rs"]
+mod bare;
 #[path = "stand/corpus.rs"]
 mod corpus;
 #[path = "../tests/it/double/mod.rs"]
 mod double;
+#[path = "stand/found.rs"]
+mod found;
+#[path = "stand/judge.rs"]
+mod judge;
+#[path = "stand/peers.rs"]
+mod peers;
+#[path = "stand/place.rs"]
+mod place;
+#[path = "stand/row.rs"]
+mod row;
 #[path = "stand/server.rs"]
 mod server;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use corpus::Load;
-use nix::sys::resource::{UsageWho, getrusage};
+use judge::Verdicts;
+use peers::Peer;
+use place::{Calls, Place};
+use row::{Outcome, Verb};
 use server::Server;
+
+/// Each is measured so often, in turns; the quickest counts, for all.
+const ROUNDS: usize = 2;
+/// Added to each answer of the store, in ms.
+const LATENCIES: [u64; 3] = [0, 20, 80];
+/// Segments of a row without look-ahead or prefetch.
+const ONE_AT_A_TIME: usize = 24;
+/// Pretended replay of a segment, in ms, and segments of such a row.
+const REPLAY: u64 = 100;
+const REPLAYED: usize = 32;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
-        Some("--serve") => server::serve(),
-        Some("--push") => drive(&words[1..], push_all),
-        Some("--fetch") => drive(&words[1..], fetch_all),
-        Some("--each") => drive(&words[1..], each),
+        Some("--serve") => server::serve(&words[1..]),
+        Some("--row") => row::drive(&words[1..]),
         _ => bench(),
     }
-}
-
-/// How a sequence went.
-#[derive(Clone, Copy)]
-struct Sequence {
-    segments: usize,
-    wall_ms: f64,
-    cpu_ms: f64,
-    peak_mb: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
-impl Sequence {
-    fn rate(&self) -> f64 {
-        self.segments as f64 / self.wall_ms * 1e3
-    }
-}
-
-/// Runs a sequence as the only children of this process, so that their usage is its own.
-fn drive(words: &[String], sequence: impl Fn(&[String]) -> Vec<Duration>) {
-    let begun = Instant::now();
-    let mut calls = sequence(words);
-    let wall = begun.elapsed();
-    calls.sort_unstable();
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
-    let ms = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3;
-    let at = |part: usize| calls[(calls.len() * part / 100).min(calls.len() - 1)].as_secs_f64() * 1e3;
-    println!(
-        "{} {} {} {} {} {}",
-        calls.len(),
-        wall.as_secs_f64() * 1e3,
-        ms(usage.user_time()) + ms(usage.system_time()),
-        usage.max_rss() as f64 / 1024.0,
-        at(50),
-        at(99)
-    );
-}
-
-fn timed(command: &mut Command) -> Duration {
-    let begun = Instant::now();
-    let status = command.stdin(Stdio::null()).status().expect("run the program");
-    assert!(status.success(), "{command:?}: {status}");
-    begun.elapsed()
-}
-
-/// As the archiver does it: PROGRAM, then the names.
-fn push_all(words: &[String]) -> Vec<Duration> {
-    let (program, names) = words.split_first().unwrap();
-    let push = |name: &String| {
-        let took = timed(Command::new(program).args(["wal-push", &format!("pg_wal/{name}"), name]));
-        let status = |state: &str| format!("pg_wal/archive_status/{name}.{state}");
-        fs::rename(status("ready"), status("done")).unwrap();
-        took
-    };
-    names.iter().map(push).collect()
-}
-
-/// As the startup process does it: PROGRAM, milliseconds of pretended replay, then the names.
-fn fetch_all(words: &[String]) -> Vec<Duration> {
-    let [program, replay, names @ ..] = words else { panic!("{words:?}") };
-    let replay = Duration::from_millis(replay.parse().unwrap());
-    let fetch = |name: &String| {
-        let took = timed(Command::new(program).args(["wal-fetch", name, "pg_wal/RECOVERYXLOG"]));
-        fs::remove_file("pg_wal/RECOVERYXLOG").unwrap();
-        std::thread::sleep(replay);
-        took
-    };
-    names.iter().map(fetch).collect()
-}
-
-/// A shell line, once for each name in `$1`.
-fn each(words: &[String]) -> Vec<Duration> {
-    let (script, names) = words.split_first().unwrap();
-    names.iter().map(|name| timed(Command::new("sh").args(["-c", script, "sh", name]))).collect()
-}
-
-/// A data directory whose `pg_wal` has the corpus.
-struct Stand {
-    place: tempfile::TempDir,
-    names: Vec<String>,
-    pgark: String,
-}
-
-impl Stand {
-    fn make(pgark: &Path, load: Load, at_most: usize) -> Self {
-        let roomy = Path::new("/dev/shm").is_dir();
-        let place = tempfile::tempdir_in(if roomy { "/dev/shm".into() } else { std::env::temp_dir() }).unwrap();
-        let mut names: Vec<String> = corpus::corpus(place.path(), load)
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        names.truncate(at_most);
-        fs::create_dir_all(place.path().join("pg_wal/archive_status")).unwrap();
-        Stand { place, names, pgark: pgark.display().to_string() }
-    }
-
-    fn run(&self, words: &[&str], names: &[String], env: &[(String, String)]) -> Sequence {
-        let spool = self.place.path().parent().unwrap().join(format!("pgark-bench-spool-{}", std::process::id()));
-        fs::remove_dir_all(&spool).ok();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(words).args(names).current_dir(self.place.path()).env_clear().envs(env.iter().cloned());
-        command.env("PATH", "/usr/bin:/bin").env("PGARK_WAL__SPOOL", &spool).stderr(Stdio::inherit());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{words:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
-        fs::remove_dir_all(&spool).ok();
-        let [segments, wall_ms, cpu_ms, peak_mb, p50_ms, p99_ms] = numbers[..] else { panic!("{text}") };
-        Sequence { segments: segments as usize, wall_ms, cpu_ms, peak_mb, p50_ms, p99_ms }
-    }
-
-    fn push(&self, cluster: &str, at_most: usize, lookahead: usize, env: &[(String, String)]) -> Sequence {
-        let names = &self.names[..at_most.min(self.names.len())];
-        for entry in fs::read_dir(self.place.path().join("pg_wal/archive_status")).unwrap() {
-            fs::remove_file(entry.unwrap().path()).unwrap();
-        }
-        for name in names {
-            fs::write(self.place.path().join(format!("pg_wal/archive_status/{name}.ready")), "").unwrap();
-        }
-        let env = with(env, &[("PGARK_CLUSTER__NAME", cluster), ("PGARK_WAL__LOOKAHEAD", &lookahead.to_string())]);
-        self.run(&["--push", &self.pgark], names, &env)
-    }
-
-    fn fetch(&self, at_most: usize, (prefetch, replay): (usize, u64), env: &[(String, String)]) -> Sequence {
-        let names = &self.names[..at_most.min(self.names.len())];
-        let standing = self.place.path();
-        fs::write(standing.join("recovery.signal"), "").unwrap();
-        fs::write(standing.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-        let env = with(env, &[("PGARK_CLUSTER__NAME", "all"), ("PGARK_WAL__PREFETCH", &prefetch.to_string())]);
-        let sequence = self.run(&["--fetch", &self.pgark, &replay.to_string()], names, &env);
-        fs::remove_file(standing.join("postmaster.pid")).unwrap();
-        fs::remove_file(standing.join("recovery.signal")).unwrap();
-        // The helper looks for the server five times a second.
-        std::thread::sleep(Duration::from_millis(600));
-        sequence
-    }
-
-    fn floor(&self, script: &str) -> Sequence {
-        self.run(&["--each", script], &self.names, &[])
-    }
-}
-
-fn with(env: &[(String, String)], more: &[(&str, &str)]) -> Vec<(String, String)> {
-    let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    env.iter().cloned().chain(more).collect()
-}
-
-fn line(name: &str, sequence: Sequence, remark: &str) {
-    println!(
-        "{name:<44}{:>8.1}{:>10.1}{:>9.1}{:>9.1}{:>9.1}   {remark}",
-        sequence.rate(),
-        sequence.cpu_ms / sequence.segments as f64,
-        sequence.p50_ms,
-        sequence.p99_ms,
-        sequence.peak_mb
-    );
 }
 
 fn bench() {
     let pgark = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark");
     assert!(pgark.exists(), "`make bench` builds the release first");
-    println!("{:<44}{:>8}{:>10}{:>9}{:>9}{:>9}", "", "a second", "CPU ms", "p50 ms", "p99 ms", "MB");
-    for (kind, load, at_most) in
-        [("pgbench", Load::Pgbench(75_000), 64), ("hardly compressible", Load::Random(2_500), 16)]
-    {
-        let stand = Stand::make(&pgark, load, at_most);
-        println!("\n{} segments of 16 MiB, {kind}", stand.names.len());
-        one_corpus(&stand);
+    say_machine();
+    let mut peers = Peer::found();
+    let mut verdicts = Verdicts::default();
+    let pgbench = Load::Pgbench { scale: 40, transactions: 50_000, times: 2 };
+    for (kind, load, segments) in [("pgbench", pgbench, 64), ("hardly compressible", Load::Random(2_700), 16)] {
+        let place = Place::make(load, segments);
+        println!("\n{segments} segments of 16 MiB, {kind}; CPU, bytes and requests are those of a segment");
+        let authority = place.root().join("authority.pem");
+        let servers = [Server::start(), Server::with_tls(&authority)];
+        let mut corpus = Corpus { kind, place, pgark: pgark.clone(), servers, floors: Floors::default() };
+        corpus.floors();
+        let pushed = corpus.pushes(&mut peers);
+        let fetched = corpus.fetches(&mut peers);
+        corpus.judge(&pushed, &fetched, &mut verdicts);
+    }
+    verdicts.print();
+}
+
+fn say_machine() {
+    let value = |path: &str, name: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = value("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1e6;
+    let date = jiff::Timestamp::now().to_string();
+    println!("{}; {cores} cores of {}, {memory:.0} GB", &date[..10], value("/proc/cpuinfo", "model name"));
+    println!("the quickest of {ROUNDS} rounds, in turns; wall time of a call in ms, memory in MB, stored in MB");
+}
+
+/// Whose calls.
+#[derive(Clone)]
+enum Whose {
+    /// pgark without look-ahead and prefetch.
+    OneAtATime,
+    OverTls,
+    /// As it is by default.
+    Pgark,
+    /// The same while a segment is replayed.
+    Replayed,
+    Peer(Peer),
+}
+
+impl Whose {
+    fn title(&self) -> String {
+        match self {
+            Whose::OneAtATime => "pgark, one at a time".into(),
+            Whose::OverTls => "pgark, one at a time, TLS".into(),
+            Whose::Pgark => "pgark".into(),
+            Whose::Replayed => format!("pgark, {REPLAY} ms of replay"),
+            Whose::Peer(peer) => peer.title.clone(),
+        }
+    }
+
+    fn server(&self) -> usize {
+        match self {
+            Whose::OverTls => 1,
+            Whose::Peer(peer) => usize::from(peer.wants_tls()),
+            _ => 0,
+        }
+    }
+
+    fn segments(&self) -> usize {
+        match self {
+            Whose::OneAtATime | Whose::OverTls => ONE_AT_A_TIME,
+            Whose::Replayed => REPLAYED,
+            _ => usize::MAX,
+        }
     }
 }
 
-fn one_corpus(stand: &Stand) {
-    line("cp", stand.floor("cp pg_wal/$1 copy"), "floor");
-    let zstd = stand.floor("zstd -1 -q -f pg_wal/$1 -o $1.zst");
-    line("zstd -1", zstd, "floor");
-    line("zstd -d", stand.floor("zstd -d -q -f $1.zst -o copy"), "floor");
-    let sha = stand.floor("sha256sum pg_wal/$1 >/dev/null");
-    line("sha256sum", sha, "floor");
-    stand.floor("rm -f $1.zst copy");
-    let mut server = Server::start();
-    for latency in [0, 20, 80] {
-        server.latency(latency);
-        let before = server.cpu_ms();
-        let alone = stand.push(&format!("alone-{latency}"), 24, 0, &server.env);
-        let served = (server.cpu_ms() - before) / alone.segments as f64;
-        line(&format!("push, one at a time, {latency} ms"), alone, "");
-        let all = if latency == 0 { "all".to_owned() } else { format!("ahead-{latency}") };
-        server.requests();
-        let ahead = stand.push(&all, 64, 8, &server.env);
-        let requests = server.requests().split(' ').count() as f64 / ahead.segments as f64;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let one = (zstd.cpu_ms + sha.cpu_ms) / zstd.segments as f64 + served;
-        let bound = cores.min(2.0) / one * 1e3;
-        let remark = format!(
-            "{:.2} x one at a time; {:.2} of the {bound:.0} that two cores allow; {requests:.1} requests a segment",
-            ahead.rate() / alone.rate(),
-            ahead.rate() / bound
-        );
-        line(&format!("push, look-ahead 8, {latency} ms"), ahead, &remark);
+/// What was measured of whom, at which latency.
+struct Measured(Vec<(Whose, u64, Outcome)>);
+
+impl Measured {
+    fn of(&self, latency: u64, whose: impl Fn(&Whose) -> bool) -> Outcome {
+        let found = self.0.iter().find(|(who, at, _)| *at == latency && whose(who));
+        found.map(|(_, _, outcome)| *outcome).unwrap()
     }
-    for latency in [0, 20, 80] {
-        server.latency(latency);
-        let alone = stand.fetch(24, (0, 0), &server.env);
-        line(&format!("fetch, one at a time, {latency} ms"), alone, "");
-        let ahead = stand.fetch(64, (8, 0), &server.env);
-        let remark = format!("{:.2} x one at a time", ahead.rate() / alone.rate());
-        line(&format!("fetch, prefetch 8, {latency} ms"), ahead, &remark);
-        let replayed = stand.fetch(32, (8, 100), &server.env);
-        let remark = format!("{:.3} x replay alone", replayed.wall_ms / (replayed.segments as f64 * 100.0));
-        line(&format!("fetch, prefetch 8, 100 ms of replay, {latency} ms"), replayed, &remark);
+
+    fn one(&self, latency: u64) -> Outcome {
+        self.of(latency, |who| matches!(who, Whose::OneAtATime))
     }
+
+    fn pgark(&self, latency: u64) -> Outcome {
+        self.of(latency, |who| matches!(who, Whose::Pgark))
+    }
+
+    /// The quickest other one.
+    fn best_peer(&self, latency: u64) -> Option<f64> {
+        let rates = self.0.iter().filter(|(who, at, _)| *at == latency && matches!(who, Whose::Peer(_)));
+        rates.map(|(_, _, outcome)| outcome.rate()).max_by(f64::total_cmp)
+    }
+}
+
+#[derive(Default)]
+struct Floors {
+    cp: Outcome,
+    zstd: Outcome,
+    unzstd: Outcome,
+    sha256: Outcome,
+    put: Outcome,
+    get: Outcome,
+    digest: Outcome,
+}
+
+struct Corpus {
+    kind: &'static str,
+    place: Place,
+    pgark: PathBuf,
+    /// Without and with TLS.
+    servers: [Server; 2],
+    floors: Floors,
+}
+
+impl Corpus {
+    fn floors(&mut self) {
+        let place = &self.place;
+        let cp = place.each(&["cp", "pg_wal/{}", "copy"]);
+        let zstd = place.each(&["zstd", "-1", "-q", "-f", "pg_wal/{}", "-o", "{}.zst"]);
+        let unzstd = place.each(&["zstd", "-d", "-q", "-f", "{}.zst", "-o", "copy"]);
+        let sha256 = place.each(&["sha256sum", "pg_wal/{}"]);
+        let urls: Vec<[String; 2]> =
+            place.names.iter().map(|name| bare::urls(&self.servers[0], &format!("bare/{name}"))).collect();
+        let files = place.names.iter().map(|name| place.data().join(format!("{name}.zst")));
+        let puts = urls.iter().zip(files).map(|([put, _], file)| format!("{put} {}", file.display()));
+        let put = place.bare(Verb::BarePut, puts.collect());
+        let get = place.bare(Verb::BareGet, urls.into_iter().map(|[_, get]| get).collect());
+        let segments = place.names.iter().map(|name| place.data().join("pg_wal").join(name).display().to_string());
+        let digest = place.bare(Verb::QuickDigest, segments.collect());
+        place.each(&["rm", "-f", "{}.zst", "copy"]);
+        self.servers[0].forget("bare/");
+        self.floors = Floors { cp, zstd, unzstd, sha256, put, get, digest };
+        heading("floors");
+        for (title, outcome) in [
+            ("cp", cp),
+            ("zstd -1", zstd),
+            ("zstd -d", unzstd),
+            ("sha256sum", sha256),
+            ("a bare PUT of the compressed segment", put),
+            ("a bare GET", get),
+            ("read and take XXH3-128", digest),
+        ] {
+            line(title, &outcome);
+        }
+    }
+
+    /// How somebody is called, with a repository of this label.
+    fn calls(&self, whose: &Whose, label: &str) -> Result<Calls, String> {
+        let server = &self.servers[whose.server()];
+        let pgark = |ahead: &str| {
+            let settings = [("PGARK_WAL__LOOKAHEAD", ahead), ("PGARK_WAL__PREFETCH", ahead)];
+            self.place.pgark(&self.pgark, server, label, &settings)
+        };
+        match whose {
+            Whose::OneAtATime | Whose::OverTls => Ok(pgark("0")),
+            Whose::Pgark | Whose::Replayed => Ok(pgark("8")),
+            Whose::Peer(peer) => peer.calls(&self.place, server, label),
+        }
+    }
+
+    fn pushes(&mut self, peers: &mut Vec<Peer>) -> Measured {
+        self.measure("push", peers, |corpus, whose, latency, round| {
+            // What the first latency leaves is fetched afterwards.
+            let kept = latency == LATENCIES[0] && round == 0 && !matches!(whose, Whose::OneAtATime);
+            let label = match whose {
+                _ if kept => "kept".into(),
+                Whose::OneAtATime => format!("alone-{latency}-{round}"),
+                _ => format!("{latency}-{round}"),
+            };
+            let calls = corpus.calls(whose, &label)?;
+            let server = &mut corpus.servers[whose.server()];
+            let outcome = corpus.place.push(&calls, server, whose.segments());
+            if !kept {
+                server.forget(&calls.prefix);
+            }
+            outcome
+        })
+    }
+
+    fn fetches(&mut self, peers: &mut Vec<Peer>) -> Measured {
+        self.measure("fetch", peers, |corpus, whose, _, _| {
+            let calls = corpus.calls(whose, "kept")?;
+            let replay = if matches!(whose, Whose::Replayed) { REPLAY } else { 0 };
+            corpus.place.fetch(&calls, &mut corpus.servers[whose.server()], whose.segments(), replay)
+        })
+    }
+
+    /// Everybody in turns. A peer that cannot do it is left out from there on.
+    fn measure(
+        &mut self,
+        what: &str,
+        peers: &mut Vec<Peer>,
+        once: impl Fn(&mut Self, &Whose, u64, usize) -> Result<Outcome, String>,
+    ) -> Measured {
+        let mut measured = Measured(Vec::new());
+        for latency in LATENCIES {
+            self.servers.iter_mut().for_each(|server| server.latency(latency));
+            let mut all = vec![Whose::OneAtATime, Whose::Pgark];
+            if latency == 0 {
+                all.insert(1, Whose::OverTls);
+            }
+            if what == "fetch" {
+                all.push(Whose::Replayed);
+            }
+            all.extend(peers.iter().cloned().map(Whose::Peer));
+            let mut rounds: Vec<Vec<Outcome>> = vec![Vec::new(); all.len()];
+            for round in 0..ROUNDS {
+                for (whose, outcomes) in all.iter().zip(&mut rounds) {
+                    if outcomes.len() < round {
+                        continue;
+                    }
+                    match once(self, whose, latency, round) {
+                        Ok(outcome) => outcomes.push(outcome),
+                        Err(error) if matches!(whose, Whose::Peer(_)) => {
+                            println!("{} is left out: {error}", whose.title());
+                            peers.retain(|peer| peer.title != whose.title());
+                        }
+                        Err(error) => panic!("{}: {error}", whose.title()),
+                    }
+                }
+            }
+            heading(&format!("{what}, {latency} ms of latency"));
+            for (whose, outcomes) in all.into_iter().zip(rounds) {
+                let Some(quickest) = quickest(&outcomes) else { continue };
+                line(&whose.title(), &quickest);
+                measured.0.push((whose, latency, quickest));
+            }
+        }
+        self.servers.iter_mut().for_each(|server| server.latency(0));
+        measured
+    }
+
+    fn judge(&self, push: &Measured, fetch: &Measured, verdicts: &mut Verdicts) {
+        let Floors { cp, zstd, unzstd, sha256, put, get, digest } = &self.floors;
+        let is_tls = |who: &Whose| matches!(who, Whose::OverTls);
+        let mut least = |what: &str, figure, limit, unit| {
+            verdicts.at_least(&format!("{}: {what}", self.kind), figure, limit, unit);
+        };
+        let far = *LATENCIES.last().unwrap();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2) as f64;
+        let ahead = push.pgark(0);
+        let bound = cores * 1e3 / (zstd.cpu() + sha256.cpu() + ahead.served_ms);
+        if let (Some(near_peer), Some(far_peer)) = (push.best_peer(0), push.best_peer(far)) {
+            least("sustained push", ahead.rate() / near_peer, 1.0, "x peer");
+            least(&format!("sustained push, {far} ms"), push.pgark(far).rate() / far_peer, 1.5, "x peer");
+        }
+        least(&format!("sustained push, of {bound:.1} a second that two cores allow"), ahead.rate() / bound, 0.85, "");
+        let gain = push.pgark(far).rate() / push.one(far).rate();
+        least(&format!("sustained push, {far} ms, beside one at a time"), gain, 4.0, "x");
+        if let Some(peer) = fetch.best_peer(0) {
+            least("sustained fetch", fetch.pgark(0).rate() / peer, 1.8, "x peer");
+        }
+        least("sustained fetch, beside cp", fetch.pgark(0).rate() / cp.rate(), 0.75, "x cp");
+
+        let mut most = |what: &str, figure, limit, unit| {
+            verdicts.at_most(&format!("{}: {what}", self.kind), figure, limit, unit);
+        };
+        most(&format!("call for what was archived ahead ({} calls)", ahead.ready), ahead.ready_p50_ms, 4.0, "ms");
+        let replays = [0, far].map(|latency| fetch.of(latency, |who| matches!(who, Whose::Replayed)));
+        let limit = 4.0 + digest.p50_ms;
+        most(&format!("handing over ({} calls)", replays[0].ready), replays[0].ready_p50_ms, limit, "ms");
+        for (latency, replay) in [0, far].iter().zip(replays) {
+            let alone = replay.segments as f64 * REPLAY as f64;
+            most(&format!("recovery beside replay alone, {latency} ms"), replay.wall_ms / alone, 1.1, "x");
+        }
+        let (pushed, fetched) = (push.one(0), fetch.one(0));
+        most("one push", pushed.p50_ms, 1.1 * (zstd.p50_ms + put.p50_ms), "ms");
+        most("one push over TLS, more than without", push.of(0, is_tls).p50_ms - pushed.p50_ms, 10.0, "ms");
+        most("one fetch", fetched.p50_ms, 1.3 * unzstd.p50_ms + get.p50_ms, "ms");
+        most("memory of one push", pushed.peak_mb, 20.0, "MB");
+        most("memory of a push with look-ahead", LATENCIES.map(|at| push.pgark(at).peak_mb).max(), 64.0, "MB");
+        most("memory of a fetch", LATENCIES.map(|at| fetch.pgark(at).peak_mb).max().max(fetched.peak_mb), 16.0, "MB");
+        most("memory of the helper", LATENCIES.map(|at| fetch.pgark(at).beside_mb).max(), 48.0, "MB");
+    }
+}
+
+trait Largest {
+    fn max(self) -> f64;
+}
+
+impl<const N: usize> Largest for [f64; N] {
+    fn max(self) -> f64 {
+        self.into_iter().fold(0.0, f64::max)
+    }
+}
+
+fn quickest(outcomes: &[Outcome]) -> Option<Outcome> {
+    let quickest = outcomes.iter().copied().min_by(|a, b| a.wall_ms.total_cmp(&b.wall_ms))?;
+    let most = |of: fn(&Outcome) -> f64| outcomes.iter().map(of).fold(0.0, f64::max);
+    Some(Outcome { peak_mb: most(|one| one.peak_mb), beside_mb: most(|one| one.beside_mb), ..quickest })
+}
+
+fn heading(what: &str) {
+    println!(
+        "\n{what:<42}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+        "a second", "CPU ms", "p50", "p99", "memory", "beside", "stored", "requests"
+    );
+}
+
+fn line(title: &str, outcome: &Outcome) {
+    let some = |figure: f64| if figure > 0.0 { format!("{figure:.1}") } else { "-".into() };
+    println!(
+        "{title:<42}{:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>9}{:>9}{:>9}",
+        outcome.rate(),
+        outcome.cpu(),
+        outcome.p50_ms,
+        outcome.p99_ms,
+        outcome.peak_mb,
+        some(outcome.beside_mb),
+        some(outcome.stored / 1e6),
+        some(outcome.requests)
+    );
 }

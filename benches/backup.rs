@@ -4,11 +4,21 @@
 //! peak memory of whole processes, also with a very large number of files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::panic)]
 
+#[path = "stand/backup_peers.rs"]
+mod backup_peers;
+#[path = "stand/found.rs"]
+mod found;
+// `ahead` uses the rest of it.
+#[allow(dead_code)]
+#[path = "stand/judge.rs"]
+mod judge;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use judge::Verdicts;
 use nix::sys::resource::{UsageWho, getrusage};
 
 fn main() {
@@ -57,6 +67,9 @@ const MANY_FILES: u32 = 200_000;
 const MANY_SEGMENTS: u64 = 100_000;
 const STATUS_SECONDS: f64 = 5.0;
 
+const BACKUP: &str = "$PGARK basebackup --quiet";
+const RESTORE: &str = "rm -rf out && $PGARK restore --to $PWD/out --target-immediate --quiet";
+
 fn bench() {
     let place = Place::make();
     let mut met = true;
@@ -69,32 +82,28 @@ fn bench() {
         None,
         &mut met,
     );
-    place.best("pgark basebackup", "$PGARK basebackup --quiet", Some((floor, 1.1, 120.0)), &mut met);
+    place.best("pgark basebackup", BACKUP, Some((floor, 1.1, 120.0)), &mut met);
     let floor = place.best(
         "zstd -d | tar x",
         "rm -rf out && mkdir out && zstd -dc floor.tar.zst | tar -x -C out",
         None,
         &mut met,
     );
-    place.best(
-        "pgark restore",
-        "rm -rf out && $PGARK restore --to $PWD/out --target-immediate --quiet",
-        Some((floor, 1.2, 120.0)),
-        &mut met,
-    );
+    place.best("pgark restore", RESTORE, Some((floor, 1.2, 120.0)), &mut met);
+    let mut verdicts = Verdicts::default();
+    place.beside_peers(&mut verdicts);
     let none = Cost { wall: f64::INFINITY, cpu: 0.0, peak_mb: 0.0 };
     place.shell("head -c 1G /dev/urandom > data/random");
     println!("\nwith a file of 1 GiB more that cannot be compressed:");
-    place.best("pgark basebackup", "$PGARK basebackup --quiet", Some((none, 1.0, 120.0)), &mut met);
+    place.best("pgark basebackup", BACKUP, Some((none, 1.0, 120.0)), &mut met);
     place.shell("rm data/random");
     place.shell(&format!(
         "mkdir data/many && cd data/many && for d in $(seq 200); do mkdir $d; (cd $d; seq {} | split -l 1 -a 4 - f); done",
         MANY_FILES / 200
     ));
     println!("\nwith {MANY_FILES} files more:");
-    place.best("pgark basebackup", "$PGARK basebackup --quiet", Some((none, 1.0, 250.0)), &mut met);
-    let restore = "rm -rf out && $PGARK restore --to $PWD/out --target-immediate --quiet";
-    place.best("pgark restore", restore, Some((none, 1.0, 250.0)), &mut met);
+    place.best("pgark basebackup", BACKUP, Some((none, 1.0, 250.0)), &mut met);
+    place.best("pgark restore", RESTORE, Some((none, 1.0, 250.0)), &mut met);
     println!(
         "part objects of that backup: {}",
         place.shell("ls repo/main/1/backup | tail -1 | xargs -I{} ls repo/main/1/backup/{}/part | wc -l").trim()
@@ -102,6 +111,7 @@ fn bench() {
     place.archive_more(MANY_SEGMENTS);
     println!("\nwith {MANY_SEGMENTS} segments in the archive:");
     place.within("pgark status", "$PGARK status --no-server || [ $? = 1 ]", STATUS_SECONDS, &mut met);
+    verdicts.print();
     println!("\n{}", if met { "all limits are met" } else { "NOT all limits are met" });
     assert!(met);
 }
@@ -165,14 +175,55 @@ END
     }
 
     fn once(&self, script: &str) -> Cost {
+        self.try_once(script).unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    fn try_once(&self, script: &str) -> Result<Cost, String> {
         let myself = std::env::current_exe().unwrap();
         let mut command = Command::new(myself);
-        command.arg("--measure").args(self.script(script)).current_dir(&self.root);
-        let output = command.stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "{script}");
+        let output = command.arg("--measure").args(self.script(script)).current_dir(&self.root).output().unwrap();
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
         let text = String::from_utf8(output.stdout).unwrap();
         let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
-        Cost { wall: numbers[0], cpu: numbers[1], peak_mb: numbers[2] / 1024.0 }
+        Ok(Cost { wall: numbers[0], cpu: numbers[1], peak_mb: numbers[2] / 1024.0 })
+    }
+
+    /// The same backup and restore by other archivers, in turns. One that cannot is left out.
+    fn beside_peers(&self, verdicts: &mut Verdicts) {
+        let mut peers = backup_peers::all(&self.root);
+        peers.retain(|peer| {
+            let done = self.try_once(&peer.prepare).and_then(|_| self.try_once(&peer.backup));
+            let done = done.and_then(|_| self.try_once(&peer.restore));
+            done.inspect_err(|error| println!("{} is left out: {error}", peer.title)).is_ok()
+        });
+        if peers.is_empty() {
+            return;
+        }
+        println!("\nbeside others, in turns, to a local directory:");
+        for (what, own, script) in [
+            ("backup", BACKUP, (|peer| &peer.backup) as fn(&backup_peers::BackupPeer) -> &String),
+            ("restore", RESTORE, |peer| &peer.restore),
+        ] {
+            let scripts = std::iter::once(own).chain(peers.iter().map(|peer| script(peer).as_str()));
+            let scripts: Vec<&str> = scripts.collect();
+            let mut quickest = vec![Cost { wall: f64::INFINITY, cpu: 0.0, peak_mb: 0.0 }; scripts.len()];
+            for _ in 0..ROUNDS {
+                for (script, quickest) in scripts.iter().zip(&mut quickest) {
+                    let cost = self.once(script);
+                    let peak_mb = quickest.peak_mb.max(cost.peak_mb);
+                    *quickest = Cost { peak_mb, ..if cost.wall < quickest.wall { cost } else { *quickest } };
+                }
+            }
+            let titles = std::iter::once("pgark").chain(peers.iter().map(|peer| peer.title.as_str()));
+            for (title, cost) in titles.zip(&quickest) {
+                let name = format!("{what}, {title}");
+                println!("{name:<34}{:>9.2}{:>9.2}{:>9.1}", cost.wall, cost.cpu, cost.peak_mb);
+            }
+            let best = quickest[1..].iter().map(|cost| cost.wall).fold(f64::INFINITY, f64::min);
+            verdicts.at_most(what, quickest[0].wall / best, 1.0, "x peer");
+        }
     }
 
     /// Segments behind those that are there, as far as a listing tells.

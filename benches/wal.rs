@@ -11,6 +11,8 @@ mod double;
 #[allow(dead_code)]
 #[path = "stand/corpus.rs"]
 mod corpus;
+#[path = "stand/instructions.rs"]
+mod instructions;
 #[allow(dead_code)]
 #[path = "stand/server.rs"]
 mod server;
@@ -28,7 +30,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
-        Some("--serve") => server::serve(),
+        Some("--serve") => server::serve(&words[1..]),
         Some("--measure") => measure(&words[1..]),
         _ => bench(),
     }
@@ -58,7 +60,7 @@ fn bench() {
     assert!(pgark.exists(), "`make bench` builds the release first");
     let program = pgark.display().to_string();
     let place = tempfile::tempdir().unwrap();
-    let corpus = corpus::corpus(place.path(), Load::Pgbench(12_000));
+    let corpus = corpus::corpus(place.path(), Load::Pgbench { scale: 10, transactions: 12_000, times: 1 });
     let runs = corpus.len();
     println!("corpus: {runs} segments of 16 MiB from pgbench; each row is run once for each of them:");
     println!("median CPU time and largest peak of memory of whole processes\n");
@@ -104,6 +106,15 @@ fn bench() {
     let size = fs::metadata(&pgark).unwrap().len() as f64 / (1 << 20) as f64;
     println!("binary: {size:.1} MB");
     limits.judge("binary", size, 15.0, "MB");
+    let mut env = server.env.clone();
+    // Another repository, so that this push is one that stores; its first one makes the repository.
+    env.push(("PGARK_CLUSTER__NAME".into(), "counted".into()));
+    env.push(("PGARK_WAL__LOOKAHEAD".into(), "0".into()));
+    let (first, segment) = (text(&corpus[0]), text(&corpus[1]));
+    once(&words(&[&program, "wal-push", &first]), &env, data_dir(&corpus[0]));
+    instructions::print("one push", &words(&[&program, "wal-push", &segment]), &env, data_dir(&corpus[1]));
+    let name = corpus[1].file_name().unwrap().to_string_lossy().into_owned();
+    instructions::print("one fetch", &words(&[&program, "wal-fetch", &name, &plain]), &env, data_dir(&corpus[1]));
     limits.conclude();
 }
 

@@ -1,23 +1,39 @@
-//! The S3 server of the tests as a process of its own, which says what was asked of it.
+//! The S3 server of the tests as a process of its own, which says what was asked of it and what it holds.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use crate::double;
 
-/// The server: says where it is, then answers `requests` with what was asked of it since the last time, and obeys `latency MS`.
-pub fn serve() {
-    let double = double::S3Double::start();
+/// The server: says where it is, then obeys `latency MS` and `forget PREFIX`, and answers `requests` with what was asked of it since the
+/// last time and `stored PREFIX` with a number of bytes. With a word it speaks TLS, and writes its authority into that file.
+pub fn serve(words: &[String]) {
+    let double = match words.first() {
+        Some(_) => double::S3Double::builder().tls().start(),
+        None => double::S3Double::start(),
+    };
+    if let (Some(path), Some(pem)) = (words.first(), double.ca_pem()) {
+        std::fs::write(path, pem).unwrap();
+    }
     println!("{} {} {} {}", double.endpoint(), double.bucket(), double.access_key(), double.secret_key());
+    let below = |prefix: &str| double.keys().into_iter().filter(move |key| key.starts_with(prefix)).collect::<Vec<_>>();
     for line in std::io::stdin().lines() {
-        if let Some(millis) = line.unwrap().strip_prefix("latency ") {
-            double.latency(Duration::from_millis(millis.parse().unwrap()));
-            continue;
+        let line = line.unwrap();
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("latency", millis) => double.latency(Duration::from_millis(millis.parse().unwrap())),
+            ("forget", prefix) => below(prefix).iter().for_each(|key| assert!(double.remove(key))),
+            ("stored", prefix) => {
+                let sizes = below(prefix).into_iter().filter_map(|key| Some(double.stored(&key)?.data.len()));
+                println!("{}", sizes.sum::<usize>());
+            }
+            _ => {
+                let operations: Vec<&str> = double.requests().iter().map(|logged| logged.operation).collect();
+                println!("{}", operations.join(" "));
+                double.clear_requests();
+            }
         }
-        let operations: Vec<&str> = double.requests().iter().map(|logged| logged.operation).collect();
-        println!("{}", operations.join(" "));
-        double.clear_requests();
     }
 }
 
@@ -31,8 +47,18 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::over(None)
+    }
+
+    /// With TLS; the authority to trust is written there.
+    pub fn with_tls(authority: &Path) -> Self {
+        Self::over(Some(authority.to_owned()))
+    }
+
+    fn over(authority: Option<PathBuf>) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .arg("--serve")
+            .args(&authority)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -42,7 +68,7 @@ impl Server {
         let mut line = String::new();
         answers.read_line(&mut line).unwrap();
         let parts: Vec<&str> = line.split_whitespace().collect();
-        let env = [
+        let mut env = vec![
             ("PGARK_REPO__URL", format!("s3://{}/pg", parts[1])),
             ("PGARK_REPO__ENDPOINT", parts[0].to_owned()),
             ("AWS_ACCESS_KEY_ID", parts[2].to_owned()),
@@ -50,13 +76,29 @@ impl Server {
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("PGARK_CONFIG", "/dev/null".to_owned()),
         ];
-        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        env.extend(authority.map(|path| ("PGARK_REPO__CA_FILE", path.display().to_string())));
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Server { process, orders, answers, env }
+    }
+
+    /// One of the variables that pgark gets.
+    pub fn var(&self, name: &str) -> &str {
+        &self.env.iter().find(|(known, _)| known == name).unwrap().1
+    }
+
+    pub fn endpoint(&self) -> &str {
+        self.var("PGARK_REPO__ENDPOINT")
+    }
+
+    pub fn bucket(&self) -> &str {
+        self.var("PGARK_REPO__URL").split('/').nth(2).unwrap()
     }
 
     /// Each answer comes so much later from now on.
     pub fn latency(&mut self, millis: u64) {
         writeln!(self.orders, "latency {millis}").unwrap();
+        // The next answer comes when this is obeyed.
+        self.requests();
     }
 
     /// CPU time of the process up to now, in ms.
@@ -68,7 +110,22 @@ impl Server {
     }
 
     pub fn requests(&mut self) -> String {
-        writeln!(self.orders, "requests").unwrap();
+        self.ask("requests")
+    }
+
+    /// Bytes below a prefix.
+    pub fn stored(&mut self, prefix: &str) -> f64 {
+        self.ask(&format!("stored {prefix}")).parse().unwrap()
+    }
+
+    /// Deletes what is below a prefix.
+    pub fn forget(&mut self, prefix: &str) {
+        writeln!(self.orders, "forget {prefix}").unwrap();
+        self.requests();
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         line.trim().to_owned()
