@@ -41,8 +41,8 @@ test-matrix: prepare
 bench: prepare
 	@tests/setup/install-bench-tools.sh
 	cargo build --release
-	cargo bench --profile dev --bench wal --bench ahead --bench backup
 	cargo bench --profile dev --config profile.dev.opt-level=3 --bench pieces
+	cargo bench --profile dev --bench wal --bench ahead --bench backup
 
 clean:
 	cargo clean
