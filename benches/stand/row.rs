@@ -136,6 +136,8 @@ fn call(row: &Row, name: &str) -> Option<(Duration, bool)> {
         Verb::Fetch(replay) => {
             let ready = is_ready("fetched", name);
             let took = run(&row.command, name);
+            let length = |path: &str| fs::metadata(path).unwrap().len();
+            assert_eq!(length("pg_wal/RECOVERYXLOG"), length(&format!("pg_wal/{name}")), "{name}");
             fs::remove_file("pg_wal/RECOVERYXLOG").unwrap();
             std::thread::sleep(Duration::from_millis(replay));
             Some((took, ready))
