@@ -15,7 +15,7 @@ impl Verdicts {
 
     fn say(&mut self, met: bool, what: &str, figure: f64, sign: &str, limit: f64, unit: &str) {
         let verdict = if met { "met" } else { "NOT met" };
-        self.0.push(format!("{verdict:<9}{what:<72}{figure:>8.2} {unit:<12} {sign} {limit:.2}"));
+        self.0.push(format!("{verdict:<9}{what:<76}{figure:>8.2} {unit:<12} {sign} {limit:.2}"));
     }
 
     /// Wall time on a machine that does other things, too, is no reason to fail: the lines say it.
