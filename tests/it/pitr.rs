@@ -234,8 +234,9 @@ fn backfill_after_a_failover_closes_the_gap() {
     let ledger = Ledger::create(&primary);
     ledger.write(5, 1000);
     let backup = primary.base_backup();
-    let standby =
-        with_environment(Cluster::builder().archive_command(&archive_command()), &repository).on_copy_of(&backup);
+    // What a standby streamed counts as archived there: without this its first checkpoint may take it away.
+    let builder = Cluster::builder().archive_command(&archive_command()).conf("wal_keep_size = '1GB'");
+    let standby = with_environment(builder, &repository).on_copy_of(&backup);
     standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
     standby.start();
     primary.configure("archive_command = 'false'");
