@@ -140,6 +140,37 @@ fn postmaster(data_dir: &Path) -> Option<Pid> {
     Pid::from_raw(text.lines().next()?.trim().parse().ok()?)
 }
 
+/// A segment that was not there, or could not be fetched, bars the way to those behind it until it comes. It alone is tried again.
+#[derive(Default)]
+struct Bar(Option<(SegmentName, Option<Instant>)>);
+
+impl Bar {
+    /// Something was asked for: `again`, or something else, and then nothing is known.
+    fn asked(&mut self, again: bool) {
+        self.0 = self.0.filter(|_| again).map(|(segment, _)| (segment, None));
+    }
+
+    /// A segment was fetched, or not.
+    fn done(&mut self, wanted: &[SegmentName], segment: SegmentName, fetched: bool) {
+        let place = |segment| wanted.iter().position(|wanted| *wanted == segment);
+        let first = |bar| place(segment) <= place(bar);
+        match self.0 {
+            Some((bar, _)) if fetched && bar == segment => self.0 = None,
+            Some((bar, _)) if !fetched && place(bar).is_some() && !first(bar) => {}
+            _ if !fetched && place(segment).is_some() => self.0 = Some((segment, Some(Instant::now()))),
+            _ => {}
+        }
+    }
+
+    /// What may be fetched now, in this order.
+    fn free<'a>(&self, wanted: &'a [SegmentName]) -> &'a [SegmentName] {
+        let Some((bar, since)) = self.0 else { return wanted };
+        let Some(place) = wanted.iter().position(|wanted| *wanted == bar) else { return wanted };
+        let may_be_tried = since.is_none_or(|since| since.elapsed() >= PAUSE);
+        &wanted[..place + usize::from(may_be_tried)]
+    }
+}
+
 struct Worker {
     shelf: Shelf,
     archive: WalArchive,
@@ -157,13 +188,13 @@ impl Worker {
         let mut wanted: Vec<SegmentName> = Vec::new();
         let mut last = None;
         let (mut asked_at, mut looked_at) = (Instant::now(), Instant::now());
-        // A segment that was not there, or could not be fetched, bars the way to those behind it for a while.
-        let mut barred: Option<(SegmentName, Instant)> = None;
+        let mut bar = Bar::default();
         while asked_at.elapsed() < IDLE {
             let asked = self.shelf.asked().ok();
             let mut look = asked != last;
             if look {
-                (last, asked_at, barred) = (asked, Instant::now(), None);
+                bar.asked(asked.map(|asked| asked.segment) == last.map(|last| last.segment));
+                (last, asked_at) = (asked, Instant::now());
                 wanted = asked.map(|asked| self.next_after(asked.segment)).unwrap_or_default();
                 self.shelf.keep_only(|segment| wanted.contains(&segment) || busy.contains(&segment));
             }
@@ -174,7 +205,7 @@ impl Worker {
                 Some(done) = under_way.join_next() => {
                     let Ok((segment, fetched)) = done else { break };
                     busy.remove(&segment);
-                    barred = if fetched { barred } else { Some((segment, Instant::now())) };
+                    bar.done(&wanted, segment, fetched);
                     look = true;
                 }
                 () = sleep(TICK), if !look => {}
@@ -184,9 +215,7 @@ impl Worker {
                 continue;
             }
             looked_at = Instant::now();
-            barred = barred.filter(|(_, when)| when.elapsed() < PAUSE);
-            let free = wanted.iter().take_while(|segment| barred.is_none_or(|(bar, _)| **segment != bar));
-            for segment in free {
+            for segment in bar.free(&wanted) {
                 if busy.len() >= self.requests || !self.has_room(busy.len() as u64 + 1) {
                     break;
                 }
@@ -278,6 +307,30 @@ mod tests {
         assert_eq!(window(8, size(1024)), 1);
         assert_eq!(window(64, size(16)), 64);
         assert_eq!(window(64, size(64)), 16);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_missing_is_tried_alone_until_it_comes() {
+        let size = SegmentSize::new(16 << 20).unwrap();
+        let wanted: Vec<SegmentName> = (1..=4).map(|n| size.name(TimelineId::FIRST, SegmentNumber(n))).collect();
+        let mut bar = Bar::default();
+        assert_eq!(bar.free(&wanted), wanted);
+        // All were asked for at once, and the last answer is not the last word.
+        for missing in [2, 1, 3] {
+            bar.done(&wanted, wanted[missing], false);
+        }
+        assert_eq!(bar.free(&wanted), &wanted[..1]);
+        sleep(PAUSE).await;
+        assert_eq!(bar.free(&wanted), &wanted[..2]);
+        bar.done(&wanted, wanted[1], false);
+        assert_eq!(bar.free(&wanted), &wanted[..1]);
+        bar.asked(true);
+        assert_eq!(bar.free(&wanted), &wanted[..2]);
+        bar.done(&wanted, wanted[1], true);
+        assert_eq!(bar.free(&wanted), wanted);
+        bar.done(&wanted, wanted[3], false);
+        bar.asked(false);
+        assert_eq!(bar.free(&wanted), wanted);
     }
 
     #[test]

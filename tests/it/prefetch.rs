@@ -158,6 +158,21 @@ fn absence_is_never_answered_from_hearsay() {
     recovering.fetch(4).run().code(200);
 }
 
+/// At the end of the archive the helper waits for one segment, and does not ask for all that may come.
+#[test]
+fn at_the_end_of_the_archive_the_store_is_left_alone() {
+    let recovering = Recovering::from(Repository::s3(), 1..=2);
+    recovering.fetch(1).run().quiet_success();
+    recovering.wait_for("segment 2", || recovering.on_shelf(2));
+    let double = recovering.repository.double();
+    let asked_for =
+        |number| double.requests().iter().filter(|logged| logged.key.ends_with(&segment_key(&name(number)))).count();
+    recovering.wait_for("question for segment 3", || asked_for(3) > 2);
+    let all: usize = (3..=130).map(asked_for).sum();
+    // Once all that may be on their way at a time, then the first alone.
+    assert!(all <= 8 + asked_for(3), "{all} questions, {} of them for segment 3", asked_for(3));
+}
+
 #[test]
 fn a_sequence_that_steps_back_or_jumps_gets_what_it_asks_for() {
     let recovering = Recovering::from(Repository::s3(), 1..=10);
