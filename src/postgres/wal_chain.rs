@@ -520,6 +520,8 @@ mod tests {
             let range = wal.records[range.index(wal.records.len())].clone();
             let mut wal = wal.whole();
             let position = range.start + at.index(range.len());
+            // A length that leads to pages that were never written looks like the end of the WAL. Only a later segment contradicts that.
+            prop_assume!(position >= range.start + 4 || range.start / SEGMENT + 1 < wal.len() / SEGMENT);
             wal[position] ^= 1 << bit;
             let found = faults(&wal);
             prop_assert!(!found.is_empty(), "{position}");
