@@ -67,7 +67,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::repo::{ClusterName, Repository, Writer};
-use crate::storage::limit::LimitStore;
+use crate::storage::gated::GatedStore;
+use crate::storage::limit::Limit;
 use crate::storage::s3_client::S3Settings;
 use crate::storage::{ObjectStore, StoreError, local, s3};
 
@@ -111,7 +112,7 @@ impl RepositorySettings {
             StoreSettings::Local(root) => Arc::new(local::LocalStore::new(root.clone())),
         };
         // Whatever a command does at once, the store and the file descriptors have a limit.
-        let store = Arc::new(LimitStore::new(store, REQUESTS));
+        let store = Arc::new(GatedStore::new(store, Limit::of(REQUESTS)));
         Ok(Repository::new(store, self.cluster.clone()))
     }
 }

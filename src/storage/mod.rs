@@ -1,10 +1,11 @@
 //! Bytes by key: the [`ObjectStore`] contract and its implementations.
 //!
 //! [`s3`] for S3 and what speaks it, [`local`] for a directory, [`memory`] for tests, and decorators
-//! ([`limit`], [`faulty`]) around any of them. This layer knows no WAL, no backups and no PostgreSQL.
+//! ([`gated`] with a [`limit`] or another gate, [`faulty`]) around any of them. This layer knows no WAL, no backups and no PostgreSQL.
 
 pub mod error;
 pub mod faulty;
+pub mod gated;
 pub mod key;
 pub mod limit;
 pub mod local;

@@ -10,8 +10,8 @@ use pgark::storage::s3::S3Store;
 use pgark::storage::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, Timeouts};
 use pgark::storage::s3_credentials::{Credentials, Secret};
 use pgark::storage::{
-    Get, Head, KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreErrorKind, UserMetadata, faulty, limit,
-    local, memory,
+    Get, Head, KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreErrorKind, UserMetadata, faulty, gated,
+    limit, local, memory,
 };
 
 use crate::double::S3Double;
@@ -68,7 +68,7 @@ fn memory_keeps_the_contract() {
 #[test]
 fn decorators_keep_the_contract() {
     let inner = Arc::new(memory::MemoryStore::default());
-    let limited = Arc::new(limit::LimitStore::new(inner, 3));
+    let limited = Arc::new(gated::GatedStore::new(inner, limit::Limit::of(3)));
     run(suite(Arc::new(faulty::FaultyStore::new(limited, 1, 0))));
 }
 

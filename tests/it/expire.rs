@@ -24,7 +24,7 @@ use pgark::storage::{KeyPrefix, ObjectKey, ObjectStore, ObjectStoreExt, Put, Sto
 use crate::double::{Fault, Op, Rule, S3Double};
 use crate::program::Call;
 use crate::repository;
-use crate::watched::Watched;
+use crate::watched::watched;
 
 pub const MIB: u64 = 1 << 20;
 pub const DAY: Duration = Duration::from_secs(86400);
@@ -326,26 +326,22 @@ fn a_mark_or_a_lease_that_comes_meanwhile_counts() {
             let lists = AtomicUsize::new(0);
             let doomed = id(2);
             let (memory, other) = (stage.memory.clone(), stage.repository.clone());
-            let store = Watched {
-                inner: memory,
-                before: move |what: &str, name: &str| {
-                    // The third listing of backups: the plan is made, and looked at again.
-                    if what == "list" && name.ends_with("/backup/") && lists.fetch_add(1, Ordering::SeqCst) == 1 {
-                        let act = async {
-                            let lease_of_it = Lease::new(Generation(1), doomed, Lsn(22 * MIB), None, "r".into());
-                            match lease {
-                                true => drop(other.hold(&lease_of_it, Timestamp::now(), 1).await.unwrap()),
-                                false => drop(
-                                    other.keep(Generation(1), doomed, Timestamp::now(), "", &writer()).await.unwrap(),
-                                ),
-                            }
-                        };
-                        futures_util::FutureExt::now_or_never(act).expect("memory answers at once");
-                    }
-                    Ok(())
-                },
-            };
-            expire(&stage.through(Arc::new(store)), &wanted(keep_full(4))).await.unwrap();
+            let store = watched(memory, move |what: &str, name: &str| {
+                // The third listing of backups: the plan is made, and looked at again.
+                if what == "list" && name.ends_with("/backup/") && lists.fetch_add(1, Ordering::SeqCst) == 1 {
+                    let act = async {
+                        let lease_of_it = Lease::new(Generation(1), doomed, Lsn(22 * MIB), None, "r".into());
+                        if lease {
+                            other.hold(&lease_of_it, Timestamp::now(), 1).await.unwrap();
+                        } else {
+                            other.keep(Generation(1), doomed, Timestamp::now(), "", &writer()).await.unwrap();
+                        }
+                    };
+                    futures_util::FutureExt::now_or_never(act).expect("memory answers at once");
+                }
+                Ok(())
+            });
+            expire(&stage.through(store), &wanted(keep_full(4))).await.unwrap();
             assert_eq!(stage.there().await, (vec![2, 3, 4, 5, 6], (22..70).collect()), "lease: {lease}");
         });
     }
@@ -380,14 +376,12 @@ fn a_backup_that_cannot_be_deleted_keeps_its_wal() {
         let stage = Stage::days(6).await;
         let forced = Expire { force: true, ..wanted(Policy { wal_within: Some(DAY), ..keep_full(3) }) };
         let stuck = stage.repository.layout.backup(Generation(1), id(2), BackupKey::Manifest).to_string();
-        let store = Watched {
-            inner: stage.memory.clone(),
-            before: move |what: &str, name: &str| match what == "delete" && name == stuck {
+        let store =
+            watched(stage.memory.clone(), move |what: &str, name: &str| match what == "delete" && name == stuck {
                 true => Err(StoreErrorKind::Unavailable),
                 false => Ok(()),
-            },
-        };
-        let report = expire(&stage.through(Arc::new(store)), &forced).await.unwrap();
+            });
+        let report = expire(&stage.through(store), &forced).await.unwrap();
         assert_eq!(report.failure().unwrap().kind, FailureKind::Unavailable);
         let (backups, segments) = stage.there().await;
         assert_eq!((backups, &segments[..4]), (vec![2, 4, 5, 6], &[22, 23, 42, 43][..]));
@@ -402,16 +396,15 @@ fn a_backup_that_cannot_be_deleted_keeps_its_wal() {
 fn a_role_that_may_delete_some_objects_deletes_all_it_may() {
     run(async {
         let stage = Stage::days(9).await;
-        let store = Watched {
-            inner: stage.memory.clone(),
-            before: |what: &str, name: &str| match what == "delete" && name.contains("/000000010000000000000") {
+        let store = watched(stage.memory.clone(), |what: &str, name: &str| {
+            match what == "delete" && name.contains("/000000010000000000000") {
                 true if name.contains("/wal/") && name < "main/1/wal/00000001/00000000/00000001000000000000001F" => {
                     Err(StoreErrorKind::Denied)
                 }
                 _ => Ok(()),
-            },
-        };
-        let report = expire(&stage.through(Arc::new(store)), &wanted(keep_full(5))).await.unwrap();
+            }
+        });
+        let report = expire(&stage.through(store), &wanted(keep_full(5))).await.unwrap();
         assert_eq!(report.failure().unwrap().kind, FailureKind::Denied);
         assert_eq!((report.failed.len(), stage.there().await.1), (21, (10..31).chain(52..100).collect()));
     });
@@ -453,30 +446,27 @@ fn wal_that_is_needed_meanwhile_stays() {
             let (memory, other) = (stage.memory.clone(), stage.repository.clone());
             let done = Mutex::new(false);
             let inner = stage.memory.clone();
-            let store = Watched {
-                inner: stage.memory.clone(),
-                before: move |what: &str, name: &str| {
-                    let mut done = done.lock().unwrap();
-                    if what == "delete" && name.contains(&format!("{}/part/00000003", id(2))) && !*done {
-                        *done = true;
-                        let act = async {
-                            if lease {
-                                let lease =
-                                    Lease::new(Generation(1), id(3), Lsn(15 * MIB), Some(Lsn(17 * MIB)), "r".into());
-                                other.hold(&lease, Timestamp::now(), 1).await.unwrap();
-                            } else {
-                                // An old one whose manifest comes late.
-                                let key = other.layout.backup(Generation(1), id(50), BackupKey::Manifest);
-                                let bytes = manifest(id(50), 15, 16).encode().unwrap();
-                                inner.put(&key, bytes, &UserMetadata::new()).await.unwrap();
-                            }
-                        };
-                        futures_util::FutureExt::now_or_never(act).expect("memory answers at once");
-                    }
-                    Ok(())
-                },
-            };
-            expire(&stage.through(Arc::new(store)), &wanted(keep_full(4))).await.unwrap();
+            let store = watched(stage.memory.clone(), move |what: &str, name: &str| {
+                let mut done = done.lock().unwrap();
+                if what == "delete" && name.contains(&format!("{}/part/00000003", id(2))) && !*done {
+                    *done = true;
+                    let act = async {
+                        if lease {
+                            let lease =
+                                Lease::new(Generation(1), id(3), Lsn(15 * MIB), Some(Lsn(17 * MIB)), "r".into());
+                            other.hold(&lease, Timestamp::now(), 1).await.unwrap();
+                        } else {
+                            // An old one whose manifest comes late.
+                            let key = other.layout.backup(Generation(1), id(50), BackupKey::Manifest);
+                            let bytes = manifest(id(50), 15, 16).encode().unwrap();
+                            inner.put(&key, bytes, &UserMetadata::new()).await.unwrap();
+                        }
+                    };
+                    futures_util::FutureExt::now_or_never(act).expect("memory answers at once");
+                }
+                Ok(())
+            });
+            expire(&stage.through(store), &wanted(keep_full(4))).await.unwrap();
             let (_, segments) = stage.there().await;
             // The late backup is the newest now: all WAL from its start on stays.
             let first = if lease { vec![15, 16] } else { (15..32).collect() };
@@ -509,12 +499,12 @@ fn what_a_dead_backup_left_goes_after_a_day_and_what_runs_stays() {
 fn a_role_that_cannot_write_expires_by_the_newest_object() {
     run(async {
         let stage = Stage::days(5).await;
-        let store = Watched {
-            inner: stage.memory.clone(),
-            before: |what: &str, _: &str| if what == "put" { Err(StoreErrorKind::Denied) } else { Ok(()) },
-        };
+        let store = watched(
+            stage.memory.clone(),
+            |what: &str, _: &str| if what == "put" { Err(StoreErrorKind::Denied) } else { Ok(()) },
+        );
         let policy = Policy { keep_within: Some(DAY * 3), ..Policy::default() };
-        let report = expire(&stage.through(Arc::new(store)), &wanted(policy)).await.unwrap();
+        let report = expire(&stage.through(store), &wanted(policy)).await.unwrap();
         assert_eq!(report.clock, Clock::NewestObject);
         assert!(report.notes.iter().any(|note| note.contains("cannot write below `record/`")), "{:?}", report.notes);
         // The newest object is half a day old, so this is the plan of half a day ago.
@@ -529,17 +519,14 @@ fn a_role_that_cannot_delete_says_so_and_gives_up() {
         let before = stage.keys().await;
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
-        let store = Watched {
-            inner: stage.memory.clone(),
-            before: move |what: &str, _: &str| match what {
-                "delete" => {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    Err(StoreErrorKind::Denied)
-                }
-                _ => Ok(()),
-            },
-        };
-        let report = expire(&stage.through(Arc::new(store)), &wanted(keep_full(5))).await.unwrap();
+        let store = watched(stage.memory.clone(), move |what: &str, _: &str| match what {
+            "delete" => {
+                count.fetch_add(1, Ordering::SeqCst);
+                Err(StoreErrorKind::Denied)
+            }
+            _ => Ok(()),
+        });
+        let report = expire(&stage.through(store), &wanted(keep_full(5))).await.unwrap();
         let failure = report.failure().unwrap();
         assert_eq!(failure.kind, FailureKind::Denied);
         assert!(failure.message.contains("lacks the right to delete (s3:DeleteObject"), "{failure}");

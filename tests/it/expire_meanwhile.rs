@@ -20,7 +20,7 @@ use pgark::repo::{BackupKey, Generation, Lease, Repository};
 use pgark::storage::{Head, ObjectStoreExt, Put, StoreErrorKind};
 
 use crate::expire::{MIB, Stage, circumstances, expire, id, keep_full, run, segment, wanted};
-use crate::watched::{Before, Watched};
+use crate::watched::{Before, watched};
 
 /// How many requests of a party may go through.
 #[derive(Debug, Default)]
@@ -70,8 +70,8 @@ struct Party<'a, T> {
 impl<'a, T> Party<'a, T> {
     fn new<F: Future<Output = T> + 'a>(stage: &'a Stage, work: impl FnOnce(Repository) -> F) -> Self {
         let gate = Arc::new(Gate::default());
-        let store = Watched { inner: stage.memory.clone(), before: gate.clone() };
-        Party { work: Box::pin(work(stage.through(Arc::new(store)))), gate, done: None }
+        let store = watched(stage.memory.clone(), gate.clone());
+        Party { work: Box::pin(work(stage.through(store))), gate, done: None }
     }
 
     /// Lets so many requests through, unless it ends before.

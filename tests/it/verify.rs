@@ -1,6 +1,5 @@
 //! `verify` finds every damage that a restore would stumble over, and says which object it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgark::command::verify::{Verdict, Verify, VerifyReport, run_on};
@@ -13,7 +12,7 @@ use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation};
 use crate::program::{Call, Outcome};
 use crate::repository::Repository;
-use crate::watched::Watched;
+use crate::watched::watched;
 
 fn verify(repository: &Repository, words: &[&str]) -> Outcome {
     let words = ["verify"].iter().chain(words).copied();
@@ -199,14 +198,12 @@ fn a_manifest_of_another_cluster_is_found() {
 /// All WAL of a stage is damaged, so each object that is looked at is found.
 fn looked_at(stage: &Stage, refused: fn(usize) -> Option<StoreErrorKind>) -> VerifyReport {
     let reads = std::sync::atomic::AtomicUsize::new(0);
-    let store = Watched {
-        inner: stage.memory.clone(),
-        before: move |what: &str, name: &str| match what == "get" && name.contains("/wal/") {
+    let store =
+        watched(stage.memory.clone(), move |what: &str, name: &str| match what == "get" && name.contains("/wal/") {
             true => refused(reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst)).map_or(Ok(()), Err),
             false => Ok(()),
-        },
-    };
-    run(async { run_on(&stage.through(Arc::new(store)), &everything()).await.unwrap() })
+        });
+    run(async { run_on(&stage.through(store), &everything()).await.unwrap() })
 }
 
 fn everything() -> Verify {
