@@ -29,6 +29,8 @@ pub mod restore_plan;
 pub mod restore_target;
 pub mod retention;
 #[cfg(test)]
+mod retention_judge;
+#[cfg(test)]
 mod retention_model;
 #[cfg(test)]
 mod retention_world;
