@@ -195,7 +195,8 @@ impl LookAhead {
         job: OwnedSemaphorePermit,
     ) -> Result<Option<(WalObject, OwnedSemaphorePermit)>, Failure> {
         let object = packed(packing).await?;
-        let size = kib(object.bytes.len());
+        // One that is larger than all the room goes alone.
+        let size = kib(object.bytes.len()).min(MEMORY);
         self.largest.fetch_max(size, Ordering::Relaxed);
         let memory = Arc::clone(&self.memory).try_acquire_many_owned(size as u32);
         drop(job);

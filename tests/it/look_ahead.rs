@@ -156,6 +156,22 @@ fn a_later_generation_has_places_of_its_own() {
     assert_eq!(notes(&new).len(), 2);
 }
 
+/// Of segments that are larger than all the memory for others one still goes ahead.
+#[test]
+fn a_large_segment_goes_ahead_alone() {
+    let repository = Repository::s3();
+    let cluster = FakeCluster::with_segments_of(128 << 20);
+    for number in 1..=3 {
+        cluster.segment(&name(number), u64::from(number));
+        cluster.ready(&name(number));
+    }
+    repository.double().latency(Duration::from_millis(300));
+    let call = repository.push(&cluster, &name(1)).env("PGARK_REPO__REQUEST_TIMEOUT", "30s");
+    call.env("PGARK_WAL__PUSH_DEADLINE", "60s").run().quiet_success();
+    assert_stored(&repository, &cluster, 2);
+    assert!(repository.object(&segment_key(&name(3))).is_none());
+}
+
 #[test]
 fn nothing_goes_ahead_of_a_segment_that_cannot_be_stored() {
     let repository = Repository::s3();
