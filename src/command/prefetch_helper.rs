@@ -259,8 +259,16 @@ impl Worker {
 ///
 /// Source: `XLogFileReadAnyTLI` in `access/transam/xlogrecovery.c`.
 fn owner(past: &HistoryFile, number: SegmentNumber, size: SegmentSize) -> TimelineId {
-    let before = past.entries.iter().find(|entry| number < size.containing(entry.switch));
-    before.map_or(past.timeline, |entry| entry.parent)
+    let mut timeline = past.timeline;
+    // From the newest on: recovered to before the fork of the timeline that was followed, a history has a smaller switch behind a
+    // larger one.
+    for entry in past.entries.iter().rev() {
+        if number >= size.containing(entry.switch) {
+            break;
+        }
+        timeline = entry.parent;
+    }
+    timeline
 }
 
 /// Fetches a segment to the shelf; `false`: it is not there now.
@@ -340,5 +348,9 @@ mod tests {
         let past = HistoryFile::parse(TimelineId::new(3).unwrap(), text).unwrap();
         let owners: Vec<u32> = (1..=6).map(|n| owner(&past, SegmentNumber(n), size).get()).collect();
         assert_eq!(owners, [1, 1, 2, 2, 3, 3]);
+        let back = b"1\t0/5000028\tx\n2\t0/3000000\ty\n";
+        let past = HistoryFile::parse(TimelineId::new(3).unwrap(), back).unwrap();
+        let owners: Vec<u32> = (1..=6).map(|n| owner(&past, SegmentNumber(n), size).get()).collect();
+        assert_eq!(owners, [1, 1, 3, 3, 3, 3]);
     }
 }
