@@ -90,11 +90,11 @@ fn behind(facts: &ServerFacts, last: &str) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::postgres::SystemId;
 
-    fn facts() -> ServerFacts {
+    pub(in crate::command) fn facts() -> ServerFacts {
         ServerFacts {
             version: 150_000,
             system_id: SystemId(1),

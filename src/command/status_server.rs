@@ -85,25 +85,13 @@ pub(super) fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::check_archiver::tests::facts;
     use crate::postgres::SystemId;
 
     #[test]
     fn the_archiver_is_judged_where_it_should_work() {
-        let facts = ServerFacts {
-            version: 150_000,
-            system_id: SystemId(1),
-            archive_mode: "on".into(),
-            wal_level: "replica".into(),
-            archive_command: String::new(),
-            archive_library: String::new(),
-            archive_timeout: 0,
-            in_recovery: false,
-            failed_count: 0,
-            failing: None,
-            last_archived: None,
-            writing: None,
-            waiting: None,
-        };
+        // Neither a timeout nor anything archived yet.
+        let facts = ServerFacts { archive_timeout: 0, last_archived: None, writing: None, ..facts() };
         let ident = ClusterIdent { system_id: SystemId(1), major: 15.try_into().unwrap() };
         let levels = |change: fn(&mut ServerFacts)| {
             let mut facts = facts.clone();

@@ -507,35 +507,4 @@ mod tests {
             index(wal);
         }
     }
-
-    /// With `CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test --lib -- --ignored --nocapture costs`.
-    #[test]
-    #[ignore = "measures, and says nothing without optimisation"]
-    fn costs_of_16_mib() {
-        use nix::sys::resource::{UsageWho, getrusage};
-        const ROUNDS: usize = 50;
-        fn transaction(wal: &mut Wal, xid: u32) -> (Lsn, bool) {
-            for length in [30, 75, 45, 60, 40, 55] {
-                wal.record(10, 0, xid, &vec![1; length]);
-            }
-            wal.record(TRANSACTIONS, COMMIT, xid, &commit(i64::from(xid)))
-        }
-        fn bare(wal: &mut Wal, xid: u32) -> (Lsn, bool) {
-            wal.record(11, 0, xid, &[])
-        }
-        for name in ["small transactions", "empty records"] {
-            let mut wal = wal();
-            let write = if name == "empty records" { bare } else { transaction };
-            let records = (3..).take_while(|xid| write(&mut wal, *xid).1).count();
-            let segment = wal.segment();
-            let begun = getrusage(UsageWho::RUSAGE_THREAD).unwrap().user_time();
-            for _ in 0..16 * ROUNDS {
-                std::hint::black_box(index_of(&segment));
-            }
-            let spent = getrusage(UsageWho::RUSAGE_THREAD).unwrap().user_time() - begun;
-            let ms = (spent.tv_sec() as f64 * 1e3 + spent.tv_usec() as f64 / 1e3) / ROUNDS as f64;
-            println!("{name}: {ms:.2} ms for 16 MiB, {} of them", 16 * records);
-            assert!(ms <= 5.0);
-        }
-    }
 }

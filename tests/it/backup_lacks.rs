@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::backups::{Restored, as_servers_user, on_the_host, restore, restored_at, take_backup};
+use crate::backups::{Restored, as_servers_user, backed_up, on_the_host, restore, restored_at, take_backup};
 use crate::ledger::{Expect, Ledger};
 use crate::pitr::{archive_command, archiving, with_environment};
 use crate::postgres::{Account, Cluster, Installation, Scratch};
@@ -103,11 +103,7 @@ fn no_backup_without_a_tablespace_whose_disk_is_away() {
 #[test]
 fn no_backup_without_the_history_of_its_timeline() {
     let repository = Repository::local();
-    let primary = archiving(&repository, Installation::preferred(), 1);
-    let ledger = Ledger::create(&primary);
-    ledger.write(10, 1000);
-    take_backup(&repository, &primary, &[]);
-    primary.archive_everything(A_MINUTE);
+    let (_primary, ledger) = backed_up(&repository);
     let builder = with_environment(Cluster::builder().archive_command(&archive_command()), &repository);
     let Restored { cluster: next, home: _home } =
         restored_at(&repository, &["--standby", "--archive-mode", "keep"], builder);

@@ -36,6 +36,16 @@ pub fn take_backup(repository: &Repository, cluster: &Cluster, words: &[&str]) -
     report["backup"]["id"].as_str().expect("the backup has a name").to_owned()
 }
 
+/// A server with some rows and a backup, all archived.
+pub fn backed_up(repository: &Repository) -> (Cluster, Ledger) {
+    let primary = archiving(repository, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    ledger.write(10, 1000);
+    take_backup(repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    (primary, ledger)
+}
+
 #[test]
 fn zstd_and_tar_restore_a_backup_by_hand() {
     for repository in Repository::both() {

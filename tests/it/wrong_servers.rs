@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::backups::{Restored, as_servers_user, on_the_host, restored_at, take_backup};
-use crate::ledger::{Expect, Ledger};
+use crate::backups::{Restored, as_servers_user, backed_up, on_the_host, restored_at, take_backup};
+use crate::ledger::Expect;
 use crate::pitr::{archive_command, archiving, with_environment};
 use crate::postgres::{Account, Cluster, Installation, StopMode};
 use crate::program::{Call, finish};
@@ -78,11 +78,7 @@ fn spawn(call: &Call) -> Child {
 #[test]
 fn a_standby_that_goes_to_another_timeline() {
     let repository = Repository::local();
-    let primary = archiving(&repository, Installation::preferred(), 1);
-    let ledger = Ledger::create(&primary);
-    ledger.write(10, 1000);
-    take_backup(&repository, &primary, &[]);
-    primary.archive_everything(A_MINUTE);
+    let (primary, ledger) = backed_up(&repository);
     let server = || {
         let builder = Cluster::builder().archive_command(&archive_command());
         with_environment(builder, &repository).conf("wal_retrieve_retry_interval = '100ms'")
