@@ -14,19 +14,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use futures_util::future::{join, join_all};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::Circumstances;
 use super::failure::Failure;
-use super::wal_push::{Opened, Packing, WalPush, packed};
+use super::wal_push::{Companion, Opened, Packing, WalPush, packed};
 use crate::disk::archived_note::{self, ArchivedNote, Waiting};
 use crate::disk::data_dir::ClusterFacts;
+use crate::disk::place_note::{PlaceNote, PlaceSought};
 use crate::disk::{DataDir, Spool};
-use crate::postgres::{SegmentName, WalName};
+use crate::postgres::{ClusterIdent, SegmentName, TimelineId, WalName};
 use crate::repo::wal_object::WalObject;
-use crate::repo::{Archived, WalArchive};
+use crate::repo::{Archived, Generation, WalArchive};
 
 /// How far to look.
 #[derive(Clone, Debug)]
@@ -44,6 +46,10 @@ pub(super) struct LookAhead {
     spool: Spool,
     repository: String,
     pg_wal: PathBuf,
+    /// Of the own segment.
+    ident: ClusterIdent,
+    /// The same.
+    timeline: TimelineId,
     segments: Vec<SegmentName>,
     facts: ClusterFacts,
     level: i32,
@@ -58,12 +64,16 @@ pub(super) struct LookAhead {
     place: watch::Sender<Option<WalArchive>>,
     /// Of each segment, whether its place is free, once it is known.
     free: watch::Sender<Vec<Option<bool>>>,
+    /// Whether the store is so far away that all places are looked at at once.
+    far: watch::Sender<bool>,
     /// Whether the own segment is durable.
     durable: watch::Sender<bool>,
 }
 
 /// KiB that packed objects of other segments may take; those that still grow are as many as there are jobs.
-const MEMORY: usize = 24 << 10;
+const MEMORY: usize = 32 << 10;
+/// A store that takes longer than this for a look is far away.
+const NEAR: Duration = Duration::from_millis(20);
 /// How long others may go on at least when the own segment is durable.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -93,6 +103,8 @@ impl LookAhead {
             spool,
             repository,
             pg_wal: pg_wal.to_owned(),
+            ident: file.ident,
+            timeline: own.timeline,
             free: watch::Sender::new(vec![None; segments.len()]),
             segments,
             facts,
@@ -103,6 +115,7 @@ impl LookAhead {
             largest: AtomicUsize::new(0),
             likely: watch::Sender::new(None),
             place: watch::Sender::new(None),
+            far: watch::Sender::new(false),
             durable: watch::Sender::new(false),
         })
     }
@@ -129,12 +142,32 @@ impl LookAhead {
         self.place.send_replace(Some(place.clone()));
     }
 
+    /// The generation of the own segment's cluster and timeline, if the store has told it a moment ago.
+    pub(super) fn remembered_place(&self, history: Option<&Companion>) -> Option<Generation> {
+        PlaceNote::find(&self.spool, self.sought(history), self.circumstances.now)
+            .map(|note| Generation(note.generation))
+    }
+
+    /// The store has just told it. It is remembered where more calls are to follow.
+    pub(super) fn remember_place(&self, history: Option<&Companion>, generation: Generation) {
+        if !self.segments.is_empty() {
+            let note = PlaceNote::new(self.sought(history), generation.0, self.circumstances.now);
+            note.leave(&self.spool).unwrap_or_else(|error| tracing::info!("no note of the place: {error}"));
+        }
+    }
+
+    fn sought(&self, history: Option<&Companion>) -> PlaceSought<'_> {
+        let (timeline, ident) = (self.timeline, self.ident);
+        PlaceSought { repository: &self.repository, ident, timeline, history: history.map(Companion::sha256) }
+    }
+
     /// Does `own`, and others beside it. When it is done no other file is begun; when it failed, all is dropped at once.
     pub(super) async fn beside<T>(&self, own: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let begun = Instant::now();
+        let own = own.inspect_err(|_| PlaceNote::forget(&self.spool, self.timeline));
         tokio::pin!(own);
         let each = self.segments.iter().enumerate().map(|(index, segment)| self.archive(index, *segment));
-        let mut others = pin!(join_all(each));
+        let mut others = pin!(join(join_all(each), self.watch_distance()));
         let (done, all) = tokio::select! {
             biased;
             done = &mut own => (done?, false),
@@ -150,6 +183,20 @@ impl LookAhead {
         Ok(done)
     }
 
+    /// Finds out whether the store is far away, unless the first answer comes soon.
+    async fn watch_distance(&self) {
+        let first_answer = async {
+            once_known(&self.likely).await;
+            let answered = |free: &Vec<Option<bool>>| free.iter().any(Option::is_some);
+            timeout(NEAR, self.free.subscribe().wait_for(answered)).await.is_ok()
+        };
+        let mut durable = self.durable.subscribe();
+        tokio::select! {
+            soon = first_answer => { self.far.send_replace(!soon); }
+            _ = durable.wait_for(|durable| *durable) => {}
+        }
+    }
+
     /// What goes wrong here is told by the call for that file.
     async fn archive(&self, index: usize, segment: SegmentName) {
         if let Err(failure) = self.try_archive(index, segment).await {
@@ -161,19 +208,14 @@ impl LookAhead {
 
     async fn try_archive(&self, index: usize, segment: SegmentName) -> Result<(), Failure> {
         let name = WalName::Segment(segment);
-        let Ok(job) = Arc::clone(&self.jobs).acquire_owned().await else { return Ok(()) };
-        let room = self.memory.available_permits() >= self.largest.load(Ordering::Relaxed);
-        if *self.durable.borrow() || !room || self.way_is_barred(index) {
-            return Ok(());
-        }
         let file = Opened::open(&self.pg_wal.join(name.to_string()), name, Some(self.facts))?;
         let waiting = self.waiting(&file);
         if ArchivedNote::find(&self.spool, &waiting, self.circumstances.now).is_some() {
             self.found_free(index, true);
             return Ok(());
         }
-        let packing = file.pack(self.level, &self.circumstances, None).packing;
-        let (object, place) = join(self.keep_packed(packing, job), self.look(index, name)).await;
+        let (begin, begun) = oneshot::channel();
+        let (object, place) = join(self.pack(index, file, begin), self.look(index, name, begun)).await;
         let (Some((object, _memory)), Some(archive)) = (object?, place?) else { return Ok(()) };
         if !self.way_is_free(index).await || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
             return Ok(());
@@ -185,6 +227,22 @@ impl LookAhead {
             note.leave(&self.spool).unwrap_or_else(|error| tracing::info!("no note of `{name}`: {error}"));
         }
         Ok(())
+    }
+
+    /// Compresses a segment when its turn comes, and says so through `begin`. `None`: there is no room, or no sense in it.
+    async fn pack(
+        &self,
+        index: usize,
+        file: Opened,
+        begin: oneshot::Sender<()>,
+    ) -> Result<Option<(WalObject, OwnedSemaphorePermit)>, Failure> {
+        let Ok(job) = Arc::clone(&self.jobs).acquire_owned().await else { return Ok(None) };
+        let room = self.memory.available_permits() >= self.largest.load(Ordering::Relaxed);
+        if *self.durable.borrow() || !room || self.way_is_barred(index) {
+            return Ok(None);
+        }
+        begin.send(()).ok();
+        self.keep_packed(file.pack(self.level, &self.circumstances, None).packing, job).await
     }
 
     /// Waits until a segment is packed; `job` is given back when there is room to keep it. No room: it is dropped, for there will be
@@ -203,8 +261,21 @@ impl LookAhead {
         Ok(memory.ok().map(|memory| (object, memory)))
     }
 
-    /// Looks whether a segment's place is free.
-    async fn look(&self, index: usize, name: WalName) -> Result<Option<WalArchive>, Failure> {
+    /// Looks whether a segment's place is free: while it is being compressed, or at once if the store is far away.
+    async fn look(
+        &self,
+        index: usize,
+        name: WalName,
+        begun: oneshot::Receiver<()>,
+    ) -> Result<Option<WalArchive>, Failure> {
+        let mut far = self.far.subscribe();
+        let due = tokio::select! {
+            begun = begun => begun.is_ok(),
+            far = far.wait_for(|far| *far) => far.is_ok(),
+        };
+        if !due {
+            return Ok(None);
+        }
         let Some(likely) = once_known(&self.likely).await else { return Ok(None) };
         let mut free = !likely.is_stored(name).await?;
         let Some(place) = once_known(&self.place).await else { return Ok(None) };

@@ -19,6 +19,7 @@ use crate::disk::{DataDir, WalFile};
 use crate::postgres::{ClusterIdent, TimelineId, WalName};
 use crate::repo::wal_object::{Provenance, WalObject};
 use crate::repo::{Archived, Generation, RepoError, Repository, WalArchive, WalObjectHeader};
+use crate::stream::Sha256;
 
 /// How files are archived.
 #[derive(Clone, Debug)]
@@ -102,15 +103,22 @@ async fn archive(
     // The first two moments of work overlap: reading the file on a thread, connecting here.
     let file = file.pack(settings.level, circumstances, ahead.as_ref().and_then(LookAhead::job));
     let repository = settings.repository.open().await?;
-    let history = companion_history(push, facts, circumstances)?;
+    let history = companion_history(push, facts, circumstances).await?;
     let Some(ahead) = ahead else {
-        let place = find_place(&repository, file.ident, history, circumstances).await?;
+        let place = find_place(&repository, file.ident, history.as_ref(), circumstances).await?;
         return archive_one(&place, file).await;
     };
-    ahead.likely(repository.archive(Generation::FIRST));
+    let remembered = ahead.remembered_place(history.as_ref());
+    ahead.likely(repository.archive(remembered.unwrap_or(Generation::FIRST)));
     let own = async {
-        let place = find_place(&repository, file.ident, history, circumstances).await?;
+        let place = match remembered {
+            Some(generation) => repository.archive(generation),
+            None => find_place(&repository, file.ident, history.as_ref(), circumstances).await?,
+        };
         ahead.found(&place);
+        if remembered.is_none() {
+            ahead.remember_place(history.as_ref(), place.generation);
+        }
         let pushed = archive_one(&place, file).await?;
         durable.set(pushed.clone()).ok();
         Ok(pushed)
@@ -195,13 +203,25 @@ fn whose(file: &WalFile, name: WalName, facts: Option<ClusterFacts>) -> Result<C
     }
 }
 
+/// A timeline's history, which belongs beside its segments.
+pub(super) struct Companion {
+    name: WalName,
+    object: WalObject,
+}
+
+impl Companion {
+    pub(super) fn sha256(&self) -> Sha256 {
+        self.object.header.sha256
+    }
+}
+
 /// The history of the segment's timeline, which lies beside it: it goes first, so that no segment of a timeline is in
 /// the repository without what leads there.
-fn companion_history(
+async fn companion_history(
     push: &WalPush,
     facts: Option<ClusterFacts>,
     circumstances: &Circumstances,
-) -> Result<Option<Prepared>, Failure> {
+) -> Result<Option<Companion>, Failure> {
     let timeline = push.name.timeline();
     if matches!(push.name, WalName::History(_)) || timeline == TimelineId::FIRST {
         return Ok(None);
@@ -210,8 +230,8 @@ fn companion_history(
     let path = push.path.with_file_name(name.to_string());
     match path.try_exists() {
         Ok(true) => {
-            let history = Opened::open(&path, name, facts)?;
-            Ok(Some(history.pack(push.settings.level, circumstances, None)))
+            let history = Opened::open(&path, name, facts)?.pack(push.settings.level, circumstances, None);
+            Ok(Some(Companion { name, object: packed(history.packing).await? }))
         }
         Ok(false) => Ok(None),
         Err(error) => Err(Failure::new(FailureKind::LocalIo, format!("cannot look at `{}`: {error}", path.display()))),
@@ -222,7 +242,7 @@ fn companion_history(
 async fn find_place(
     repository: &Repository,
     ident: ClusterIdent,
-    history: Option<Prepared>,
+    history: Option<&Companion>,
     circumstances: &Circumstances,
 ) -> Result<WalArchive, Failure> {
     let begin = || repository.find_or_begin(ident, circumstances.now, &circumstances.writer);
@@ -234,7 +254,7 @@ async fn find_place(
     let name = history.name;
     let stored = retrying(|| first.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
     if let Some(stored) = stored.filter(|stored| stored.ident() == ident) {
-        compare_history(&stored, history).await?;
+        compare_history(&stored, history)?;
         return Ok(first);
     }
     let archive = repository.archive(retrying(begin).await?);
@@ -244,23 +264,21 @@ async fn find_place(
 
 /// Archives a timeline's history unless the repository has it. Another history under this name means that two servers
 /// were promoted to the same timeline.
-async fn archive_history(archive: &WalArchive, history: Prepared) -> Result<(), Failure> {
+async fn archive_history(archive: &WalArchive, history: &Companion) -> Result<(), Failure> {
     let name = history.name;
     let stored = retrying(|| archive.header_of(name)).await.map_err(|f| f.context(format!("history file `{name}`")))?;
     match stored {
-        Some(stored) => compare_history(&stored, history).await,
-        None => archive_one(archive, history).await.map(|_| ()),
+        Some(stored) => compare_history(&stored, history),
+        None => put(archive, name, &history.object).await.map(|_| ()),
     }
 }
 
-async fn compare_history(stored: &WalObjectHeader, history: Prepared) -> Result<(), Failure> {
-    let name = history.name;
-    let ours = packed(history.packing).await?;
-    if stored.plain() == ours.header.plain() {
+fn compare_history(stored: &WalObjectHeader, history: &Companion) -> Result<(), Failure> {
+    if stored.plain() == history.object.header.plain() {
         return Ok(());
     }
     let writer = format!("{} at {}", stored.writer, stored.written);
-    Err(conflict(name, &ours, &stored.sha256.to_string(), &writer))
+    Err(conflict(history.name, &history.object, &stored.sha256.to_string(), &writer))
 }
 
 /// A segment that a running server still writes has no status file yet. Archived by hand now, it would stand in the way of the
@@ -280,12 +298,15 @@ fn refuse_unfinished(push: &WalPush, data_dir: Option<&DataDir>) -> Result<(), F
 }
 
 pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<Pushed, Failure> {
-    let object = packed(file.packing).await?;
-    match retrying(|| archive.put(file.name, &object)).await? {
+    put(archive, file.name, &packed(file.packing).await?).await
+}
+
+async fn put(archive: &WalArchive, name: WalName, object: &WalObject) -> Result<Pushed, Failure> {
+    match retrying(|| archive.put(name, object)).await? {
         Archived::Created => Ok(Pushed::Archived),
         Archived::AlreadyThere => Ok(Pushed::AlreadyThere),
         Archived::KeptBeside(key) => Ok(Pushed::KeptBeside(key.to_string())),
-        Archived::Conflict { theirs, writer, .. } => Err(conflict(file.name, &object, &theirs.to_string(), &writer)),
+        Archived::Conflict { theirs, writer, .. } => Err(conflict(name, object, &theirs.to_string(), &writer)),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod archived_note;
 pub mod data_dir;
 pub mod incoming;
 pub mod live_file;
+pub mod place_note;
 pub mod restore_dir;
 pub mod restored_file;
 pub mod server_settings;

@@ -46,6 +46,7 @@ mod races;
 mod reaching_postgres;
 mod reaching_s3;
 mod recovery_stops;
+mod remembered_place;
 mod remote_backups;
 mod requests;
 mod restore_faults;
