@@ -4,8 +4,8 @@
 //! comes last; a file without a note, or with another content than the note says, is rubbish.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, BufReader, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Incoming, Spool};
 use crate::postgres::{ClusterIdent, SegmentName, WalHeader};
-use crate::stream::quick_digest::QuickDigesting;
+use crate::stream::quick_digest::{QuickDigest, QuickDigesting};
 
 /// The shelf of one recovery.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub struct Wanted<'a> {
     pub target: &'a Path,
 }
 
-const NOTE: &str = "pgark-fetched-1";
+const NOTE: &str = "pgark-fetched-2";
 const ASKED: &str = "asked";
 const LOCK: &str = "lock";
 const CALLED: &str = "called";
@@ -169,13 +169,16 @@ impl Shelf {
             }
             Err((_, error)) => return Err(error),
         };
-        let (digest, page) = match written {
-            Some((file, sink)) => digest(file, sink)?,
-            None => digest(incoming.reader()?, io::sink())?,
+        let reader = incoming.reader()?;
+        let digest = match written {
+            Some((file, sink)) => copy(file, sink)?,
+            None => QuickDigest::of_file(&reader)?,
         };
-        if digest != note.xxh3 {
+        if digest.to_string() != note.xxh3 {
             return Err(wrong("its content was damaged"));
         }
+        let mut page = [0; WalHeader::LEN];
+        reader.read_exact_at(&mut page, 0)?;
         let header = WalHeader::parse(&page).map_err(|e| wrong(&e.to_string()))?;
         header.check(segment, size).map_err(|e| wrong(&e.to_string()))?;
         if header.ident != ident {
@@ -223,21 +226,11 @@ fn growing(segment: SegmentName) -> String {
     format!("{segment}.growing")
 }
 
-/// The digest of a file, and its first bytes; all of it goes to `sink`.
-fn digest(mut file: File, sink: impl Write) -> io::Result<(String, Vec<u8>)> {
-    const BLOCK: usize = 256 << 10;
-    let mut block = vec![0; BLOCK];
-    let mut page = Vec::new();
+/// The digest of a file, all of which goes to `sink`.
+fn copy(file: File, sink: impl Write) -> io::Result<QuickDigest> {
     let mut digesting = QuickDigesting::new(sink);
-    loop {
-        let length = io::Read::read(&mut file, &mut block)?;
-        if length == 0 {
-            return Ok((digesting.finish().0.to_string(), page));
-        }
-        let missing = WalHeader::LEN - page.len();
-        page.extend_from_slice(&block[..length.min(missing)]);
-        digesting.write_all(&block[..length])?;
-    }
+    io::copy(&mut BufReader::with_capacity(256 << 10, file), &mut digesting)?;
+    Ok(digesting.finish().0)
 }
 
 /// A segment that is on its way to the shelf; it is removed if it never gets there.
