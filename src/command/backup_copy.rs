@@ -59,7 +59,7 @@ pub(super) async fn copy(
     let headers = directory_headers(&directories)?;
 
     let at_work = Arc::new(Semaphore::new(settings.jobs));
-    let parts: Vec<StoredPart> = stream::iter(plans)
+    let parts = stream::iter(plans)
         .map(|plan| {
             let (packing, at_work) = (Arc::clone(&packing), Arc::clone(&at_work));
             let headers = if plan.number == 1 { headers.clone() } else { Vec::new() };
@@ -69,12 +69,19 @@ pub(super) async fn copy(
             }
         })
         // One more than work at once: a part is on its way while the next is packed.
-        .buffered(settings.jobs + 1)
+        .buffer_unordered(settings.jobs + 1)
         .try_collect()
-        .await?;
+        .await
+        .map(in_order)?;
     let packing = Arc::try_unwrap(packing);
     let files = packing.map_err(|_| Failure::new(FailureKind::Internal, "a part is still being packed"))?.files;
     Ok(Copied { directories, files, parts })
+}
+
+/// Parts that were stored as each was done: the next shall not wait for a slow one before it.
+pub(super) fn in_order(mut parts: Vec<StoredPart>) -> Vec<StoredPart> {
+    parts.sort_unstable_by_key(|part| part.entry.part);
+    parts
 }
 
 fn directory_headers(directories: &[FoundDirectory]) -> Result<Vec<u8>, Failure> {
@@ -152,6 +159,14 @@ mod tests {
     use super::*;
     use crate::storage::{StoreError, StoreErrorKind};
     use tokio::time::sleep;
+
+    #[test]
+    fn parts_come_in_the_order_of_their_numbers() {
+        let part =
+            |part| StoredPart { entry: PartEntry { part, stored: 1, sha256: Sha256([0; 32]) }, pieces: Vec::new() };
+        let sorted = in_order([3, 1, 4, 2].map(part).into());
+        assert_eq!(sorted.iter().map(|part| part.entry.part).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
 
     /// A store that answers nothing, each time for a minute.
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::backup_archiving::{is_archived, pause};
+use super::backup_archiving::{is_archived, pause, short_pause};
 use super::basebackup::Basebackup;
 use super::failure::{Failure, FailureKind};
 use crate::postgres::{SegmentName, WalName};
@@ -25,6 +25,7 @@ pub(super) async fn wait_for_wal(
     let archive = repository.archive(backup.generation);
     let mut witness = Witness::new(&settings.conninfo, session, backup);
     let begin = Instant::now();
+    witness.wait_a_moment(last, settings.wal_wait).await;
     loop {
         let missing = match archive.first_missing(first, last, size).await {
             Ok(None) => match witness.has_seen(last).await {
@@ -71,9 +72,26 @@ struct Witness<'a> {
 /// last file was another one.
 const DOUBTFUL: Duration = Duration::from_secs(5);
 
+/// A segment is compressed and stored in less, if the store is not far.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 impl<'a> Witness<'a> {
     fn new(conninfo: &'a Conninfo, session: Option<&'a BackupSession>, backup: &'a BackupSummary) -> Self {
         Witness { conninfo, backup, session, another: None, doubts: None, asked_for_more: false }
+    }
+
+    /// Waits until the server has archived it, for as long as an archiver at work takes: asking it costs nothing, looking into the
+    /// store may.
+    async fn wait_a_moment(&self, last: SegmentName, longest: Duration) {
+        let Some(session) = self.session.filter(|_| !self.backup.from_standby) else { return };
+        let begin = Instant::now();
+        while begin.elapsed() < A_MOMENT.min(longest) {
+            match session.last_archived().await {
+                Ok(Some(archived)) if is_archived(&archived, WalName::Segment(last)) => return,
+                Ok(_) => sleep(short_pause(begin.elapsed())).await,
+                Err(_) => return,
+            }
+        }
     }
 
     async fn has_seen(&mut self, last: SegmentName) -> Result<bool, ServerError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::backup_copy::{Copied, StoredPart, store};
+use super::backup_copy::{Copied, StoredPart, in_order, store};
 use super::backup_parts::{PackedPart, Pages};
 use super::basebackup::{Basebackup, Begun, NO_LINKS, blocking};
 use super::failure::{Failure, FailureKind};
@@ -65,12 +65,12 @@ pub(super) async fn receive(
             }
         })
         // One more than work at once: a part is on its way while the next is packed.
-        .buffered(settings.jobs + 1)
+        .buffer_unordered(settings.jobs + 1)
         .try_collect::<Vec<StoredPart>>();
     // The first that fails says why; those who depend on it wait to be dropped.
     let ((end, manifest), mut arrived, parts) = tokio::try_join!(deliver(backup, feed, progress), unpacking, storing)?;
     let (directories, files) = (std::mem::take(&mut arrived.directories), std::mem::take(&mut arrived.files));
-    Ok(Received { copied: Copied { directories, files, parts }, arrived, manifest, end })
+    Ok(Received { copied: Copied { directories, files, parts: in_order(parts) }, arrived, manifest, end })
 }
 
 async fn deliver(

@@ -64,6 +64,8 @@ impl<S: PartSink> PartReader<S> {
         }
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        // That of a frame is for those who unpack by hand. Here the digest is compared, of each byte that is given away.
+        decoder.set_parameter(DParameter::ForceIgnoreChecksum(true))?;
         Ok(PartReader {
             wanted,
             sink,
@@ -239,6 +241,16 @@ mod tests {
                 prop_assert!(files.0.iter().zip(&contents).all(|(found, content)| found.0 == *content));
             }
         }
+    }
+
+    #[test]
+    fn the_digest_decides_and_not_the_checksum_of_a_frame() {
+        let (mut part, contents, mut extents) = packed(&[1000]);
+        *part.last_mut().unwrap() ^= 1;
+        assert!(zstd::decode_all(&part[..]).is_err());
+        assert_eq!(read(&part, 100, extents.clone()).unwrap().0, [(contents[0].clone(), true)]);
+        extents[0].sha256.0[0] ^= 1;
+        assert!(read(&part, 100, extents).is_err());
     }
 
     #[test]

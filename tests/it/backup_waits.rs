@@ -67,8 +67,9 @@ fn waiting_for_wal(repository: &Repository, primary: &Cluster) -> Child {
     });
     set_archive_command(primary, "false");
     primary.wait_until("done with the files", A_MINUTE, || {
+        // After the stop it asks what was archived.
         let stopped = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgark' \
-                       AND state = 'idle' AND query ~ 'pg_(stop_backup|backup_stop)'";
+                       AND state = 'idle' AND query ~ 'pg_(stop_backup|backup_stop|stat_archiver)'";
         primary.value(stopped) == "1" && parts(repository) >= before + 2
     });
     child
