@@ -9,10 +9,12 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::error::RepoError;
-use super::layout::{Generation, Layout};
+use super::layout::{Generation, Layout, WalKey};
 use super::stored_object::StoredObject;
 use super::wal_object::{Expected, WalObject, WalObjectHeader};
-use crate::postgres::{Malformed, SegmentName, SegmentNumber, SegmentSize, WalHeader, WalName};
+use crate::postgres::{
+    ClusterIdent, Malformed, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalHeader, WalName,
+};
 use crate::storage::object_store::Visit;
 use crate::storage::{Get, Head, Object, ObjectKey, ObjectStore, ObjectStoreExt, Put, StoreError, StoreErrorKind};
 use crate::stream::{Resumable, Sha256, UnpackError, Unpacker};
@@ -148,6 +150,42 @@ impl WalArchive {
         Ok((due <= end).then(|| size.name(first.timeline, due)))
     }
 
+    /// The whole segment of a timeline with the highest position, in a few listings however many there are. Where segments are
+    /// stored several at once one before it may be missing: [`WalArchive::first_missing`] tells.
+    pub async fn newest_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, RepoError> {
+        let Some(mut newest) = self.first_segment_from(timeline, 0).await? else { return Ok(None) };
+        // Steps that double until nothing is behind them, then halve: logs without a segment do no harm.
+        let mut nothing_from = 1u64 << 32;
+        let mut step = 1;
+        while u64::from(newest.log) + 1 < nothing_from {
+            let from = (u64::from(newest.log) + step).min(nothing_from - 1);
+            match self.first_segment_from(timeline, from).await? {
+                Some(found) => (newest, step) = (found, step.saturating_mul(2)),
+                None => (nothing_from, step) = (from, (step / 2).max(1)),
+            }
+        }
+        let log = format!("{}{:08X}/", self.layout.timeline(self.generation, timeline), newest.log);
+        self.store
+            .visit_after(&self.layout.timeline(self.generation, timeline), Some(&log), 1000, |listed| {
+                newest = segment_at(&self.layout, &listed.name).unwrap_or(newest);
+                Visit::More
+            })
+            .await?;
+        Ok(Some(newest))
+    }
+
+    async fn first_segment_from(&self, timeline: TimelineId, log: u64) -> Result<Option<SegmentName>, RepoError> {
+        let prefix = self.layout.timeline(self.generation, timeline);
+        let mut found = None;
+        self.store
+            .visit_after(&prefix, Some(&format!("{prefix}{log:08X}")), 10, |listed| {
+                found = segment_at(&self.layout, &listed.name);
+                if found.is_some() { Visit::Enough } else { Visit::More }
+            })
+            .await?;
+        Ok(found)
+    }
+
     /// Whether anything is stored for a name.
     pub async fn is_stored(&self, name: WalName) -> Result<bool, RepoError> {
         let key = self.layout.wal_file(self.generation, name);
@@ -233,19 +271,32 @@ impl WalArchive {
     }
 }
 
+fn segment_at(layout: &Layout, name: &str) -> Option<SegmentName> {
+    match layout.parse_wal(&name.parse().ok()?)? {
+        (_, WalKey::File(WalName::Segment(segment))) => Some(segment),
+        _ => None,
+    }
+}
+
 /// The header says which segment this is; the page inside must say the same.
 fn check_first_page(expected: &Expected, header: &WalObjectHeader, first_page: &[u8]) -> Result<(), String> {
     let (true, Some(segment)) = (expected.name.holds_wal(), expected.name.segment()) else {
         return Ok(());
     };
+    check_page(segment, header.plain_length, header.ident(), first_page)
+}
+
+/// Whether a segment of a cluster begins like this.
+pub(super) fn check_page(
+    segment: SegmentName,
+    size: u64,
+    ident: ClusterIdent,
+    first_page: &[u8],
+) -> Result<(), String> {
     let page = WalHeader::parse(first_page).map_err(|e| e.to_string())?;
-    page.check(segment, header.plain_length).map_err(|e| e.to_string())?;
-    if page.ident != header.ident() {
-        return Err(format!(
-            "its first page is of another cluster ({}) than its header ({})",
-            page.ident,
-            header.ident()
-        ));
+    page.check(segment, size).map_err(|e| e.to_string())?;
+    if page.ident != ident {
+        return Err(format!("its first page is of another cluster ({}) than its header ({ident})", page.ident));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.<8 hex>.backup.zst
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.zst
 //! <cluster>/<n>/wal/<timeline>/<8 hex log>/<segment>.partial.<16 hex of SHA-256>.zst
+//! <cluster>/<n>/live/<timeline>/<segment>/<8 hex of the offset>.zst
 //! <cluster>/<n>/backup/<backup id>/part/<8 digits>.tar.zst
 //! <cluster>/<n>/backup/<backup id>/manifest.json.zst
 //! <cluster>/<n>/backup/<backup id>/keep.json
@@ -83,6 +84,15 @@ impl WalKey {
             WalKey::OtherPartial(segment, _) => WalName::Partial(*segment),
         }
     }
+}
+
+/// What a key below `live/` names: a piece of a segment that was streamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PieceKey {
+    /// The segment.
+    pub segment: SegmentName,
+    /// Where in the segment the piece begins.
+    pub offset: u32,
 }
 
 /// What a key below `backup/` names.
@@ -212,6 +222,37 @@ impl Layout {
         (canonical == key.as_str()).then_some((generation, found))
     }
 
+    /// The live tail of a generation: all pieces of segments that were streamed.
+    pub fn live(&self, generation: Generation) -> KeyPrefix {
+        prefix(format!("{}{generation}/live/", self.root))
+    }
+
+    /// The pieces of a timeline.
+    pub fn live_timeline(&self, generation: Generation, timeline: TimelineId) -> KeyPrefix {
+        prefix(format!("{}{timeline}/", self.live(generation)))
+    }
+
+    /// The pieces of a segment.
+    pub fn live_segment(&self, generation: Generation, segment: SegmentName) -> KeyPrefix {
+        prefix(format!("{}{segment}/", self.live_timeline(generation, segment.timeline)))
+    }
+
+    /// The place of a piece.
+    pub fn live_piece(&self, generation: Generation, piece: PieceKey) -> ObjectKey {
+        let PieceKey { segment, offset } = piece;
+        key(format!("{}{offset:08X}{SUFFIX}", self.live_segment(generation, segment)))
+    }
+
+    /// What a key below [`Layout::live`] names; `None` for a key that is not one of ours.
+    pub fn parse_live(&self, name: &str) -> Option<(Generation, PieceKey)> {
+        let (generation, rest) = name.strip_prefix(self.root.as_str())?.split_once("/live/")?;
+        let generation = Generation::parse(generation)?;
+        let mut parts = rest.rsplit('/');
+        let offset = u32::from_str_radix(parts.next()?.strip_suffix(SUFFIX)?, 16).ok()?;
+        let piece = PieceKey { segment: parts.next()?.parse().ok()?, offset };
+        (self.live_piece(generation, piece).as_str() == name).then_some((generation, piece))
+    }
+
     /// All backups of a generation.
     pub fn backups(&self, generation: Generation) -> KeyPrefix {
         prefix(format!("{}{generation}/backup/", self.root))
@@ -325,6 +366,25 @@ mod tests {
     }
 
     #[test]
+    fn foreign_keys_are_no_pieces() {
+        let layout = layout();
+        let known = "main/1/live/00000001/000000010000000200000003/00A00000.zst";
+        assert!(layout.parse_live(known).is_some());
+        for text in [
+            "main/1/live/00000001/000000010000000200000003/A00000.zst",
+            "main/1/live/00000001/000000010000000200000003/00a00000.zst",
+            "main/1/live/00000001/000000010000000200000003/+0A00000.zst",
+            "main/1/live/00000001/000000010000000200000003/00A00000.zst.age",
+            "main/1/live/00000002/000000010000000200000003/00A00000.zst",
+            "main/1/live/000000010000000200000003/00A00000.zst",
+            "main/0/live/00000001/000000010000000200000003/00A00000.zst",
+            "other/1/live/00000001/000000010000000200000003/00A00000.zst",
+        ] {
+            assert_eq!(layout.parse_live(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn generation_data_is_told_from_the_rest() {
         let layout = layout();
         for (text, expected) in [
@@ -377,6 +437,17 @@ mod tests {
                 let key = layout.backup(Generation(generation), id, piece);
                 prop_assert_eq!(layout.parse_backup(key.as_str()), Some((Generation(generation), id, piece)));
             }
+        }
+
+        #[test]
+        fn keys_of_pieces_go_both_ways_and_are_ordered(timeline in 1u32.., log: u32, segment: u32, offset: u32, other: u32, generation in 1u32..) {
+            let layout = layout();
+            let segment = SegmentName { timeline: TimelineId::new(timeline).unwrap(), log, segment };
+            let at = |offset| layout.live_piece(Generation(generation), PieceKey { segment, offset });
+            let found = Some((Generation(generation), PieceKey { segment, offset }));
+            prop_assert_eq!(layout.parse_live(at(offset).as_str()), found);
+            prop_assert_eq!(at(offset).cmp(&at(other)), offset.cmp(&other));
+            prop_assert_eq!(layout.parse_wal(&at(offset)), None);
         }
 
         #[test]
