@@ -233,7 +233,8 @@ fn newest(report: &StatusReport) -> String {
     let Some(newest) = &report.newest else {
         return "nothing can be restored".to_owned();
     };
-    let mut text = format!("up to {}, the end of {}, all can be restored", newest.lsn, newest.segment);
+    let end = if newest.live { "the end of the live tail of" } else { "the end of" };
+    let mut text = format!("up to {}, {end} {}, all can be restored", newest.lsn, newest.segment);
     if let Some(commit) = newest.last_commit {
         text.push_str(&format!("; last commit {}", second(commit)));
     }

@@ -7,7 +7,7 @@ use super::expire_delete::FailedDeletion;
 use super::failure::{Failure, FailureKind};
 use super::store_clock::Clock;
 use crate::repo::retention::Doomed;
-use crate::repo::{ExpirePlan, Generation, Holdings, Layout};
+use crate::repo::{ExpirePlan, Generation, Holdings, Layout, WalKey};
 
 /// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -164,6 +164,7 @@ impl GenerationReport {
             let (kind, name) = match &deletion.what {
                 Doomed::Backup(id, _) => ("backup", id.to_string()),
                 Doomed::Remains(id, _) => ("remains", id.to_string()),
+                Doomed::Wal(WalKey::Piece(piece)) => ("live", format!("{}/{:08X}", piece.segment, piece.offset)),
                 Doomed::Wal(_) => ("wal", file_name(&key)),
             };
             Going { kind, name, objects: keys.len(), bytes: deletion.bytes, key, reason: deletion.reason }

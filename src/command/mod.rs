@@ -22,6 +22,7 @@ pub mod expire_delete;
 mod expire_records;
 pub mod expire_report;
 pub mod failure;
+mod from_tail;
 mod holding;
 pub mod init;
 pub mod keep;
@@ -56,6 +57,7 @@ mod verify_deep;
 mod verify_missing;
 pub mod verify_report;
 pub mod verify_sample;
+mod verify_tails;
 pub mod wal_fetch;
 pub mod wal_push;
 

@@ -67,10 +67,12 @@ pub struct StatusReport {
 /// The newest position that can be restored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NewestStatus {
-    /// The end of the last segment.
+    /// The end of the last segment, or of its live tail.
     pub lsn: Lsn,
     /// That segment.
     pub segment: String,
+    /// Whether only its live tail is there.
+    pub live: bool,
     /// Its last commit, if it tells.
     pub last_commit: Option<Timestamp>,
     /// When it was stored, by the store's clock.
@@ -246,7 +248,7 @@ async fn take_stock(
 fn may_close(inventory: &Inventory, health: &Health, now: Timestamp) -> bool {
     let young = |gap: &Gap| {
         let wal = inventory.timeline(gap.missing.first.timeline);
-        let newest = wal.and_then(|wal| wal.segments.iter().next_back()?.last_stored);
+        let newest = wal.and_then(|wal| wal.newest.max(wal.segments.iter().next_back()?.last_stored));
         newest.is_some_and(|stored| now.duration_since(stored).abs() < JUST_NOW)
     };
     health.gaps.iter().any(|gap| gap.kind == GapKind::Cuts && young(gap))
@@ -306,6 +308,7 @@ fn newest_status(newest: &Newest, times: &Times, now: Timestamp) -> NewestStatus
     NewestStatus {
         lsn: newest.position.lsn,
         segment: segment.to_string(),
+        live: newest.position.in_tail,
         last_commit: index.and_then(|index| index.commits).map(|commits| commits.last),
         stored: newest.stored,
         age_seconds: newest.stored.map(|stored| age(stored, now)),
@@ -331,7 +334,7 @@ fn timelines(inventory: &Inventory, health: &Health, times: &Times) -> Vec<Timel
         TimelineStatus {
             timeline: timeline.get(),
             intervals: intervals.iter().map(interval).collect(),
-            segments: wal.map_or(0, |wal| wal.segments.count()),
+            segments: wal.map_or(0, |wal| wal.whole_segments()),
             stored_bytes: wal.map_or(0, |wal| wal.stored_bytes),
         }
     };
@@ -363,7 +366,7 @@ fn backups_status(inventory: &Inventory, health: &Health, now: Timestamp) -> Bac
 fn sizes(inventory: &Inventory, health: &Health) -> SizesStatus {
     SizesStatus {
         wal_bytes: inventory.wal_bytes(),
-        wal_segments: inventory.timelines.values().map(|wal| wal.segments.count()).sum(),
+        wal_segments: inventory.timelines.values().map(|wal| wal.whole_segments()).sum(),
         backup_bytes: inventory.backup_bytes(),
         wal_bytes_a_day: health.growth.map(|growth| growth.bytes_a_day as u64),
         days: health.growth.map(|growth| growth.days),

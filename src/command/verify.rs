@@ -15,7 +15,8 @@ use super::verify_deep::Chains;
 use super::verify_missing::{lost, missing_segments, runs_of, they_are_missing, unread};
 pub use super::verify_report::{Finding, Verdict, VerifyReport};
 pub use super::verify_sample::Sample;
-use crate::postgres::WalName;
+use super::verify_tails::broken_tails;
+use crate::postgres::{SegmentSize, WalName};
 use crate::repo::archive::ReadBounds;
 use crate::repo::holdings::HeldWal;
 use crate::repo::stored_backups::StoredBackup;
@@ -163,6 +164,9 @@ impl Verifier<'_> {
                 self.backup(identity, &backup.listing).await;
             }
         }
+        if self.verify.backup.is_none() {
+            self.tails(identity, holdings, size).await;
+        }
         let all = self.verify.backup.is_none() && size.is_some();
         self.absent(holdings, if all { lost(inventory, &needed) } else { Vec::new() }).await;
         !backups.is_empty()
@@ -176,13 +180,7 @@ impl Verifier<'_> {
         self.verify.sample.is_none() || self.sampled.contains(key)
     }
 
-    async fn wal(
-        &mut self,
-        identity: &Identity,
-        holdings: &Holdings,
-        wal: Vec<&HeldWal>,
-        size: Option<crate::postgres::SegmentSize>,
-    ) {
+    async fn wal(&mut self, identity: &Identity, holdings: &Holdings, wal: Vec<&HeldWal>, size: Option<SegmentSize>) {
         let archive = self.repository.archive(holdings.generation());
         let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation(), &wal.key);
         let due: Vec<(ObjectKey, WalKey, u64)> = (wal.into_iter())
@@ -225,6 +223,26 @@ impl Verifier<'_> {
             self.judge(&key, outcome.map(|read| read.map(|(bytes, _)| bytes)));
             if self.report.incomplete {
                 return;
+            }
+        }
+    }
+
+    async fn tails(&mut self, identity: &Identity, holdings: &Holdings, size: Option<SegmentSize>) {
+        let (archive, bounds) = (self.repository.archive(holdings.generation()), self.bounds());
+        let look = || broken_tails(&archive, holdings, (identity.ident(), size), &bounds);
+        match with_retries(look, self.verify.retry, |_| {}).await {
+            Ok(found) => {
+                for (verdict, key, message) in found {
+                    // It may have been named for itself.
+                    if !self.report.findings.iter().any(|finding| finding.key == key) {
+                        self.report.findings.push(Finding { verdict, key, message });
+                    }
+                }
+            }
+            Err(error) => {
+                let key = self.repository.layout.live(holdings.generation()).to_string();
+                let message = error.to_string();
+                self.report.findings.push(Finding { verdict: Verdict::Unknown, key, message });
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::RepositorySettings;
 use super::bounds::{apart, bounded};
 use super::failure::{Failure, FailureKind};
+use super::from_tail::FromTail;
 use super::prefetch::{Prefetch, PrefetchSettings};
 use super::wal_push::facts_of;
 use crate::disk::data_dir::ClusterFacts;
@@ -207,7 +208,7 @@ fn cluster_facts(fetch: &WalFetch) -> Result<Option<ClusterFacts>, Failure> {
     facts_of(data_dir_of(fetch)?.as_ref())
 }
 
-fn cannot_write(fetch: &WalFetch, error: std::io::Error) -> Failure {
+pub(super) fn cannot_write(fetch: &WalFetch, error: std::io::Error) -> Failure {
     Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {error}", fetch.path.display()))
 }
 
@@ -247,7 +248,7 @@ async fn restore(
     }
 }
 
-fn bounds(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> ReadBounds {
+pub(super) fn bounds(fetch: &WalFetch, progress: &Arc<AtomicU64>) -> ReadBounds {
     ReadBounds { stall: fetch.stall, patience: PATIENCE, progress: Arc::clone(progress), turns: None }
 }
 
@@ -266,13 +267,25 @@ async fn prove_absence(
     let archive = repository.archive(generation);
     let later = match archive.absence_of(fetch.name, &asking, &bounds(fetch, progress)).await? {
         Absence::Proven => return Ok(Fetched::Absent),
-        Absence::Gap { later } => later,
+        Absence::Unfinished => None,
+        Absence::Gap { later } => Some(later),
     };
+    let tail = FromTail::join(fetch, &archive, facts, progress).await?;
     // A server that archives right now may have stored this file and a later one since we asked for it.
     if restore(fetch, repository, generation, facts, progress).await? {
         return Ok(Fetched::Restored);
     }
+    let Some(later) = later else { return tail.map_or(Ok(Fetched::Absent), FromTail::hand_over) };
     let despite = format!("it is missing from {}, but `{later}` is there", repository.describe());
+    match tail {
+        // Its last piece was stored, the whole segment not any more.
+        Some(tail) if tail.is_whole() => return tail.hand_over(),
+        Some(tail) if end_is_accepted(fetch) => {
+            tracing::warn!("{despite}: by `--accept-end-at` recovery ends in this segment");
+            return tail.hand_over();
+        }
+        _ => {}
+    }
     if end_is_accepted(fetch) {
         return Ok(Fetched::AcceptedEnd { despite });
     }

@@ -4,9 +4,10 @@
 //! repository come first; the caller has both. What is added here: nothing may show that the missing file once was.
 //! Then it is a gap, and stopping there would lose what lies behind.
 
+use std::fmt;
+
 use super::archive::{ReadBounds, WalArchive};
 use super::error::RepoError;
-use super::layout::WalKey;
 use super::wal_object::Expected;
 use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::storage::ObjectStoreExt;
@@ -17,9 +18,12 @@ use crate::storage::object_store::Visit;
 pub enum Absence {
     /// Nothing shows that there ever was one: this is where the archive ends.
     Proven,
+    /// The segment is not there whole, but its beginning is, in pieces of the live tail; and nothing later.
+    Unfinished,
     /// Something shows that there was.
     Gap {
-        /// What: the name of a WAL file, or the whole key of something that this pgark does not know.
+        /// What: the name of a WAL file, or the whole key of a piece of the live tail or of something that this pgark does not
+        /// know.
         later: String,
     },
 }
@@ -45,6 +49,7 @@ impl WalArchive {
     /// * A history file above `recovering_on` is asked for to find newer timelines: anything of a higher timeline
     ///   makes a gap. Parents' histories may be missing from a repository that was begun later, and timeline 1
     ///   never has one.
+    /// * Pieces of the live tail count as what they are pieces of. Those of the segment itself say that it is unfinished.
     /// * An object there whose name is not known counts as later, too.
     /// * Partial segments and backup notes: their absence is just that.
     pub async fn absence_of(&self, name: WalName, asking: &Asking, bounds: &ReadBounds) -> Result<Absence, RepoError> {
@@ -54,11 +59,14 @@ impl WalArchive {
                 if timeline != TimelineId::FIRST && asking.recovering_on.is_none_or(|own| timeline > own) =>
             {
                 let after = self.layout.after_timeline(self.generation, timeline);
-                Ok(match self.next_behind(&after, |_| false).await? {
-                    Some(Behind::File(later)) => Absence::Gap { later: later.to_string() },
-                    Some(Behind::Unknown(later)) => Absence::Gap { later },
-                    None => Absence::Proven,
-                })
+                let later = match self.next_behind(&after, |_| false).await? {
+                    Some(later) => Some(later),
+                    None => {
+                        self.next_piece_behind(&format!("{}~", self.layout.live_timeline(self.generation, timeline)))
+                            .await?
+                    }
+                };
+                Ok(later.map_or(Absence::Proven, |later| Absence::Gap { later: later.to_string() }))
             }
             _ => Ok(Absence::Proven),
         }
@@ -75,25 +83,58 @@ impl WalArchive {
             other => other.segment() == Some(segment),
         };
         let mut after = self.layout.wal_file(self.generation, WalName::Segment(segment)).as_str().to_owned();
-        loop {
-            let later = match self.next_behind(&after, own).await? {
-                None => return Ok(Absence::Proven),
-                Some(Behind::Unknown(later)) => return Ok(Absence::Gap { later }),
-                Some(Behind::File(later)) => later,
-            };
-            let timeline = later.timeline();
-            if timeline == segment.timeline {
-                return Ok(Absence::Gap { later: later.to_string() });
+        while let Some(later) = self.next_behind(&after, own).await? {
+            if let Some(gap) = self.gap_behind(segment, &later, asking, bounds).await? {
+                return Ok(gap);
             }
-            match self.history_of(timeline, asking, bounds).await? {
-                // A timeline that nobody can tell the origin of: it may come from behind the segment.
-                None => return Ok(Absence::Gap { later: later.to_string() }),
-                Some(history) if went_on_behind(&history, segment, asking.segment_size) => {
-                    return Ok(Absence::Gap { later: WalName::History(timeline).to_string() });
-                }
-                Some(_) => after = self.layout.after_timeline(self.generation, timeline),
-            }
+            let Some(timeline) = later.timeline() else { break };
+            after = self.layout.after_timeline(self.generation, timeline);
         }
+        self.absence_by_pieces(segment, asking, bounds).await
+    }
+
+    async fn absence_by_pieces(
+        &self,
+        segment: SegmentName,
+        asking: &Asking,
+        bounds: &ReadBounds,
+    ) -> Result<Absence, RepoError> {
+        let tail = self.layout.live_segment(self.generation, segment);
+        let (mut after, mut absence) = (tail.to_string(), Absence::Proven);
+        while let Some(later) = self.next_piece_behind(&after).await? {
+            if later.to_string().starts_with(tail.as_str()) {
+                (after, absence) = (format!("{tail}~"), Absence::Unfinished);
+                continue;
+            }
+            if let Some(gap) = self.gap_behind(segment, &later, asking, bounds).await? {
+                return Ok(gap);
+            }
+            let Some(timeline) = later.timeline() else { break };
+            after = format!("{}~", self.layout.live_timeline(self.generation, timeline));
+        }
+        Ok(absence)
+    }
+
+    /// Whether something shows that the segment's timeline went on behind it.
+    async fn gap_behind(
+        &self,
+        segment: SegmentName,
+        later: &Behind,
+        asking: &Asking,
+        bounds: &ReadBounds,
+    ) -> Result<Option<Absence>, RepoError> {
+        let gap = || Absence::Gap { later: later.to_string() };
+        let Some(timeline) = later.timeline().filter(|timeline| *timeline != segment.timeline) else {
+            return Ok(Some(gap()));
+        };
+        Ok(match self.history_of(timeline, asking, bounds).await? {
+            // A timeline that nobody can tell the origin of: it may come from behind the segment.
+            None => Some(gap()),
+            Some(history) if went_on_behind(&history, segment, asking.segment_size) => {
+                Some(Absence::Gap { later: WalName::History(timeline).to_string() })
+            }
+            Some(_) => None,
+        })
     }
 
     async fn history_of(
@@ -122,8 +163,7 @@ impl WalArchive {
             .visit_after(&self.layout.wal(self.generation), Some(after), PAGE, |listed| {
                 let known = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key));
                 let name = match known {
-                    Some((_, WalKey::File(name))) => name,
-                    Some((_, WalKey::OtherPartial(segment, _))) => WalName::Partial(segment),
+                    Some((_, key)) => key.name(),
                     // A newer pgark's object, or a name damaged on the way: it may well be what is looked for.
                     None => {
                         found = Some(Behind::Unknown(listed.name.clone()));
@@ -139,11 +179,46 @@ impl WalArchive {
             .await?;
         Ok(found)
     }
+
+    /// The first object of the generation's live tail behind a key.
+    async fn next_piece_behind(&self, after: &str) -> Result<Option<Behind>, RepoError> {
+        let mut found = None;
+        self.store
+            .visit_after(&self.layout.live(self.generation), Some(after), 1, |listed| {
+                found = Some(match self.layout.parse_live(&listed.name) {
+                    Some((_, piece)) => Behind::Piece(piece.segment.timeline, listed.name.clone()),
+                    None => Behind::Unknown(listed.name.clone()),
+                });
+                Visit::Enough
+            })
+            .await?;
+        Ok(found)
+    }
 }
 
 enum Behind {
     File(WalName),
+    Piece(TimelineId, String),
     Unknown(String),
+}
+
+impl Behind {
+    fn timeline(&self) -> Option<TimelineId> {
+        match self {
+            Behind::File(name) => Some(name.timeline()),
+            Behind::Piece(timeline, _) => Some(*timeline),
+            Behind::Unknown(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Behind::File(name) => name.fmt(f),
+            Behind::Piece(_, key) | Behind::Unknown(key) => f.write_str(key),
+        }
+    }
 }
 
 /// Whether the segment's timeline was left at a position behind the segment. The segment in which it was left does not
@@ -287,6 +362,33 @@ mod tests {
         assert_eq!(judge(&["00000003.history"], "00000002.history", Some(3)), Absence::Proven);
         assert_eq!(judge(&["00000002.history", N], "00000003.history", Some(2)), Absence::Proven);
         assert_eq!(judge(&["00000002.history"], "00000001.history", Some(1)), Absence::Proven);
+    }
+
+    #[test]
+    fn pieces_count_as_what_they_are_pieces_of() {
+        let piece = |name: &str| format!("main/1/live/{}/{name}/00000000.zst", &name[..8]);
+        let (own, later) = (piece(N), piece("000000010000000000000006"));
+        let (before, other) = (piece("000000010000000000000004"), piece("000000020000000000000009"));
+        assert_eq!(judge(&[&own], N, None), Absence::Unfinished);
+        assert_eq!(judge(&[&before], N, None), Absence::Proven);
+        for stored in [&[later.as_str()][..], &[&own, &later]] {
+            assert_eq!(judge(stored, N, None), gap(&later));
+        }
+        assert_eq!(judge(&[&own, "000000010000000000000006"], N, None), gap("000000010000000000000006"));
+        // Of another timeline its origin tells, where anybody knows it.
+        assert_eq!(judge(&[&own, &other], N, None), gap(&other));
+        let forked = |at: &str| judge_with_histories(&[&own, &other], &[("00000002.history", at)], N, None);
+        assert_eq!(forked("1\t0/3000000\tx\n"), Absence::Unfinished);
+        assert_eq!(forked("1\t0/7000000\tx\n"), gap("00000002.history"));
+        // Whoever seeks newer timelines must see those that are only streamed.
+        assert_eq!(judge(&[&other], "00000001.history", None), Absence::Proven);
+        assert_eq!(
+            judge(&[&piece("000000030000000000000009")], "00000002.history", Some(1)),
+            gap(&piece("000000030000000000000009"))
+        );
+        assert_eq!(judge(&[&other], "00000002.history", Some(1)), Absence::Proven);
+        let unknown = "main/1/live/00000001/000000010000000000000006/00000000.zst.age";
+        assert_eq!(judge(&[&own, unknown], N, None), gap(unknown));
     }
 
     #[test]

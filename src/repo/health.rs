@@ -123,16 +123,16 @@ fn concern(severity: Severity, about: &'static str, message: String, hint: impl 
 
 fn newest_of(inventory: &Inventory, route: &Route) -> Option<Newest> {
     let last = route.end()?;
-    let size = inventory.segment_size;
     let run = inventory.timeline(route.path.owner(last)).and_then(|wal| wal.segments.containing(last));
     // Of a segment within a run nobody kept the time: the WAL goes on behind a fork.
     let stored = run.filter(|run| run.last() == last).and_then(|run| run.last_stored);
-    let position = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
+    let position = Position::within(inventory, route.path.name(last), last);
     Some(Newest { position, stored })
 }
 
 fn newest_in(interval: &Interval) -> Newest {
-    Newest { position: Position { lsn: interval.to_lsn, segment: interval.last }, stored: interval.stored }
+    let position = Position { lsn: interval.to_lsn, segment: interval.last, in_tail: interval.in_tail };
+    Newest { position, stored: interval.stored }
 }
 
 /// Missing segments without which moments cannot be restored that could be once: not as `expire` leaves it.
@@ -259,6 +259,11 @@ fn about_objects(inventory: &Inventory) -> Vec<Concern> {
             let hint = "move the object away and archive the file again from a `pg_wal` that has it";
             concerns.push(concern(Severity::Warning, "history", message, hint));
         }
+    }
+    for broken in inventory.timelines.values().filter_map(|wal| wal.tail_break.as_ref()) {
+        let message = format!("a live tail ends before its last piece: `{}`: {}", broken.key, broken.reason);
+        let hint = "a restore ends there, until the whole segment is archived";
+        concerns.push(concern(Severity::Warning, "tail", message, hint));
     }
     let unknown = &inventory.unknown;
     if let Some(example) = unknown.examples.first() {

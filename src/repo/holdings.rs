@@ -20,7 +20,7 @@ use crate::postgres::WalName;
 use crate::storage::ObjectStoreExt;
 use crate::storage::object_store::{Listed, Visit};
 
-/// An object of WAL.
+/// An object of WAL, also a piece of the live tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldWal {
     /// Which.
@@ -99,7 +99,8 @@ impl Repository {
         let generation = identity.generation;
         let mut pass = Pass::new(&self.layout);
         let (mut wal, mut unknown) = (Vec::new(), Vec::new());
-        for prefix in [self.layout.wal(generation), self.layout.backups(generation)] {
+        let layout = &self.layout;
+        for prefix in [layout.live(generation), layout.wal(generation), layout.backups(generation)] {
             let visit = |listed: &Listed| {
                 match pass.take(listed) {
                     Found::Wal(key) => wal.push(HeldWal { key, bytes: listed.size, modified: listed.written() }),

@@ -24,10 +24,12 @@ pub struct Interval {
     pub from_time: Option<Timestamp>,
     /// The segment in which that is.
     pub first: SegmentName,
-    /// The last segment that is there without a hole.
+    /// The last segment that is there without a hole, if only its live tail.
     pub last: SegmentName,
-    /// Its end, exclusively.
+    /// The end of what is there of it, exclusively.
     pub to_lsn: Lsn,
+    /// Whether that is the end of a live tail, within the segment.
+    pub in_tail: bool,
     /// When it was stored, by the store's clock.
     pub stored: Option<Timestamp>,
 }
@@ -64,7 +66,8 @@ fn of_timeline(inventory: &Inventory, timeline: TimelineId) -> Vec<Interval> {
             from_time,
             first: size.name(timeline, first),
             last: size.name(timeline, last),
-            to_lsn: size.start(SegmentNumber(last.0 + 1)),
+            to_lsn: inventory.end_of(timeline, last),
+            in_tail: inventory.tail_of(timeline, last).is_some(),
             stored: run.and_then(|run| run.last_stored),
         });
     }

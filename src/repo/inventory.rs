@@ -9,8 +9,8 @@ use super::BackupId;
 use super::layout::Generation;
 use super::manifest::BackupSummary;
 use super::stored_backups::StoredBackup;
-use super::timeline_wal::{History, TimelineWal};
-use crate::postgres::{ClusterIdent, HistoryFile, SegmentName, SegmentSize, TimelineId};
+use super::timeline_wal::{History, LiveTail, TimelineWal};
+use crate::postgres::{ClusterIdent, HistoryFile, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 /// All that one generation of a repository holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,18 @@ impl Inventory {
         self.timelines.get(&timeline)
     }
 
-    /// Whether a whole segment of this name is there.
+    /// The live tail that a segment of a timeline is, if it is not there whole.
+    pub fn tail_of(&self, timeline: TimelineId, number: SegmentNumber) -> Option<&LiveTail> {
+        self.timeline(timeline)?.tail.as_ref().filter(|tail| tail.number == number)
+    }
+
+    /// Up to where a segment of a timeline is there: to its end, or to that of the live tail.
+    pub fn end_of(&self, timeline: TimelineId, number: SegmentNumber) -> Lsn {
+        let end = self.segment_size.start(SegmentNumber(number.0 + 1));
+        self.tail_of(timeline, number).map_or(end, |tail| tail.end)
+    }
+
+    /// Whether a segment of this name is there, or the beginning of it.
     pub fn has(&self, segment: SegmentName) -> bool {
         let number = self.segment_size.number(segment).ok();
         self.timeline(segment.timeline).zip(number).is_some_and(|(wal, number)| wal.segments.has(number))

@@ -17,8 +17,8 @@ use super::layout::PieceKey;
 use super::live_piece::{self, ExpectedPiece, PieceHeader};
 use super::live_tail::{LARGEST_OBJECT, TailBreak};
 use super::stored_object::StoredObject;
-use crate::postgres::{ClusterIdent, SegmentName, WalHeader};
-use crate::storage::Get;
+use crate::postgres::{ClusterIdent, SegmentName, SegmentSize, WalHeader};
+use crate::storage::{Get, ObjectKey};
 use crate::stream::Resumable;
 
 /// What a tail gave.
@@ -31,10 +31,12 @@ pub struct JoinedTail {
     pub segment_size: u64,
     /// How many pieces they are from.
     pub pieces: u64,
-    /// The time of the last commit in them, where it is known.
-    pub last_commit: Option<Timestamp>,
     /// When the last of the pieces was stored, by the store's clock.
     pub stored: Option<Timestamp>,
+    /// The bytes of the objects that it was made of.
+    pub stored_bytes: u64,
+    /// Pieces that begin within others, as no single receiver writes them, and say the same.
+    pub beside: Vec<ObjectKey>,
     /// Why it ends before the last piece that is there; `None`: all pieces are in it.
     pub broken: Option<TailBreak>,
 }
@@ -52,8 +54,25 @@ const READS: usize = 8;
 const TRIES: u32 = 3;
 
 impl WalArchive {
-    /// Joins the pieces of a segment into `sink`. `None`: there is none.
+    /// Joins the pieces of a segment into `sink`, and fills it up. `None`: there is none.
     pub async fn join_tail<W: Write + Send>(
+        &self,
+        segment: SegmentName,
+        expected: ExpectedPiece,
+        sink: W,
+        bounds: &ReadBounds,
+    ) -> Result<Option<(JoinedTail, W)>, RepoError> {
+        let Some((joined, mut sink)) = self.join_prefix(segment, expected, sink, bounds).await? else {
+            return Ok(None);
+        };
+        if joined.end > 0 {
+            fill_up(joined.segment_size - joined.end, &mut sink).map_err(RepoError::Destination)?;
+        }
+        Ok(Some((joined, sink)))
+    }
+
+    /// The same without the zeros behind it.
+    pub(super) async fn join_prefix<W: Write + Send>(
         &self,
         segment: SegmentName,
         expected: ExpectedPiece,
@@ -71,14 +90,18 @@ impl WalArchive {
         });
         let mut reads = stream::iter(reads).buffered(READS);
         let mut chain = Chain::new(segment);
-        let (mut stored, mut broken) = (None, None);
+        let (mut stored, mut stored_bytes, mut beside, mut broken) = (None, 0, Vec::new(), None);
         while let Some((listed, read)) = reads.next().await {
             match chain.take(listed.key, read?, &mut sink)? {
-                Taken::Linked => stored = listed.modified,
-                Taken::Beside => {}
+                Taken::Linked => {
+                    stored = listed.modified;
+                    stored_bytes += listed.stored;
+                }
+                Taken::Beside => beside.push(self.layout.live_piece(self.generation, listed.key)),
                 Taken::Broken(reason) => {
-                    let key = self.layout.live_piece(self.generation, listed.key);
-                    broken = Some(TailBreak { key: key.to_string(), reason });
+                    let key = self.layout.live_piece(self.generation, listed.key).to_string();
+                    let missing = u64::from(listed.key.offset) > chain.end;
+                    broken = Some(TailBreak { key, reason, missing });
                     break;
                 }
             }
@@ -86,12 +109,34 @@ impl WalArchive {
         let (mut joined, odd) = chain.finish(stored, &mut sink)?;
         let odd = odd.map(|(offset, reason)| {
             let key = self.layout.live_piece(self.generation, PieceKey { segment, offset });
-            TailBreak { key: key.to_string(), reason }
+            TailBreak { key: key.to_string(), reason, missing: false }
         });
         let unknown = unknown.into_iter().next();
-        let unknown = unknown.map(|key| TailBreak { key, reason: "it is no piece that this pgark knows".to_owned() });
+        let unknown = unknown.map(|key| TailBreak {
+            key,
+            reason: "it is no piece that this pgark knows".to_owned(),
+            missing: false,
+        });
         joined.broken = broken.or(odd).or(unknown);
+        (joined.stored_bytes, joined.beside) = (stored_bytes, beside);
         Ok(Some((joined, sink)))
+    }
+
+    /// Reads a piece only to see whether it is what it was. `None` is the store's proof that it is not there.
+    pub(super) async fn verify_piece(
+        &self,
+        piece: PieceKey,
+        ident: ClusterIdent,
+        segment_size: Option<SegmentSize>,
+        bounds: &ReadBounds,
+    ) -> Result<Option<()>, RepoError> {
+        let key = self.layout.live_piece(self.generation, piece);
+        let expected = ExpectedPiece { ident: Some(ident), segment_size };
+        match self.read_piece(piece, expected, bounds, &AtomicU64::new(0)).await? {
+            Ok(_) => Ok(Some(())),
+            Err(_) if matches!(self.store.get(&key, 0, None).await?, Get::Missing) => Ok(None),
+            Err(reason) => Err(RepoError::damaged(&key, reason)),
+        }
     }
 
     /// The outer error is the store's, the inner one says what is wrong with the piece.
@@ -150,7 +195,6 @@ struct Chain {
     held: Vec<u8>,
     end: u64,
     last: Option<PieceHeader>,
-    last_commit: Option<Timestamp>,
     pieces: u64,
     /// The first page's header.
     start: Vec<u8>,
@@ -168,7 +212,7 @@ enum Taken {
 impl Chain {
     fn new(segment: SegmentName) -> Self {
         let (held, start, beside) = (Vec::new(), Vec::new(), Vec::new());
-        Chain { segment, held, end: 0, last: None, last_commit: None, pieces: 0, start, beside }
+        Chain { segment, held, end: 0, last: None, pieces: 0, start, beside }
     }
 
     /// Pieces come in the order of their offsets.
@@ -221,7 +265,6 @@ impl Chain {
         self.end += plain.len() as u64;
         self.held = plain;
         self.pieces += 1;
-        self.last_commit = self.last_commit.max(header.last_commit);
         self.last = Some(header);
     }
 
@@ -265,32 +308,32 @@ impl Chain {
         }
     }
 
-    /// Writes the last piece and the zeros. With it comes what else is wrong, and with the piece at which offset.
+    /// Writes the last piece. With it comes what else is wrong, and with the piece at which offset.
     fn finish(
         self,
         stored: Option<Timestamp>,
         sink: &mut impl Write,
     ) -> Result<(JoinedTail, Option<(u32, String)>), RepoError> {
         let segment_size = self.last.as_ref().map_or(0, |last| last.segment_size);
-        let (last_commit, pieces) = (self.last_commit, self.pieces);
-        let mut joined = JoinedTail { end: self.end, segment_size, pieces, last_commit, stored, broken: None };
+        let pieces = self.pieces;
+        let mut joined = JoinedTail {
+            end: self.end,
+            segment_size,
+            pieces,
+            stored,
+            stored_bytes: 0,
+            beside: Vec::new(),
+            broken: None,
+        };
         let ident = self.last.as_ref().map(PieceHeader::ident);
         if let Err(reason) = self.check_start(segment_size, ident) {
-            joined = JoinedTail { end: 0, pieces: 0, last_commit: None, stored: None, ..joined };
+            joined = JoinedTail { end: 0, pieces: 0, stored: None, ..joined };
             return Ok((joined, Some((0, reason))));
         }
         let odd = self.beside.first().map(|(begins, _)| {
             (*begins, format!("it goes on behind byte {:#X} of the segment, where no linked piece does", self.end))
         });
         sink.write_all(&self.held).map_err(RepoError::Destination)?;
-        let zeros = [0; 64 << 10];
-        let mut missing = segment_size - self.end;
-        while missing > 0 {
-            let count = missing.min(zeros.len() as u64);
-            sink.write_all(&zeros[..count as usize]).map_err(RepoError::Destination)?;
-            missing -= count;
-        }
-        sink.flush().map_err(RepoError::Destination)?;
         Ok((joined, odd))
     }
 
@@ -301,6 +344,16 @@ impl Chain {
         }
         check_page(self.segment, segment_size, ident, &self.start)
     }
+}
+
+fn fill_up(mut missing: u64, sink: &mut impl Write) -> std::io::Result<()> {
+    let zeros = [0; 64 << 10];
+    while missing > 0 {
+        let count = missing.min(zeros.len() as u64);
+        sink.write_all(&zeros[..count as usize])?;
+        missing -= count;
+    }
+    sink.flush()
 }
 
 fn contradicts(at: u64) -> String {
@@ -356,7 +409,7 @@ mod tests {
             let joined = join(&world).await;
             let tail = joined.as_ref().unwrap().0.clone();
             assert_eq!(ends(joined, &original, 700_000), None);
-            assert_eq!((tail.pieces, tail.last_commit, tail.is_whole()), (5, last.header.last_commit, false));
+            assert_eq!((tail.pieces, tail.is_whole()), (5, false));
             assert!(tail.stored.is_some());
             // To the very end.
             world.put(&piece(segment(), 700_000, &original[700_000..], Some(last.header.sha256))).await;

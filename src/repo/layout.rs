@@ -74,14 +74,17 @@ pub enum WalKey {
     File(WalName),
     /// A second partial segment of this name with another content; the first 16 digits of its digest.
     OtherPartial(SegmentName, String),
+    /// A piece of the live tail, which lies below `live/`.
+    Piece(PieceKey),
 }
 
 impl WalKey {
-    /// The WAL file that it holds.
+    /// The WAL file that it holds. A piece is a part of a segment, as a partial one is.
     pub fn name(&self) -> WalName {
         match self {
             WalKey::File(name) => *name,
             WalKey::OtherPartial(segment, _) => WalName::Partial(*segment),
+            WalKey::Piece(piece) => WalName::Partial(piece.segment),
         }
     }
 }
@@ -184,11 +187,12 @@ impl Layout {
         })
     }
 
-    /// The place of what [`Layout::parse_wal`] found.
+    /// The place of what [`Layout::parse_wal`] or [`Layout::parse_live`] found.
     pub fn wal_key(&self, generation: Generation, found: &WalKey) -> ObjectKey {
         match found {
             WalKey::File(name) => self.wal_file(generation, *name),
             WalKey::OtherPartial(segment, digest) => self.other_partial_at(generation, *segment, digest),
+            WalKey::Piece(piece) => self.live_piece(generation, *piece),
         }
     }
 

@@ -56,6 +56,8 @@ pub struct TailBreak {
     pub key: String,
     /// What is wrong there.
     pub reason: String,
+    /// Whether that is that something before it is not there.
+    pub missing: bool,
 }
 
 /// What became of pieces that were to be deleted.
@@ -141,6 +143,16 @@ impl WalArchive {
             })
             .await?;
         Ok((pieces, unknown))
+    }
+
+    /// What a piece of a segment says about itself, the first that can be read.
+    pub(super) async fn any_piece(&self, segment: SegmentName) -> Result<Option<PieceHeader>, RepoError> {
+        for listed in self.listed_pieces(segment).await?.0 {
+            if let Some((_, Ok(header))) = self.piece_header(listed.key).await? {
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
     }
 
     async fn piece_header(&self, piece: PieceKey) -> Result<Option<(u64, Result<PieceHeader, String>)>, RepoError> {

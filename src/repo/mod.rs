@@ -47,6 +47,7 @@ mod select_model;
 mod select_world;
 pub mod soundness;
 mod stocktaking;
+mod stocktaking_tails;
 pub mod stored_backups;
 pub mod stored_object;
 pub mod stored_parts;

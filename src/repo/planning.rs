@@ -38,7 +38,8 @@ impl Repository {
         let archive = &self.archive(generation);
         let reads = segments.iter().map(|segment| async move {
             match archive.header_of(WalName::Segment(*segment)).await {
-                Ok(header) => Ok((*segment, header.and_then(|header| header.index))),
+                Ok(Some(header)) => Ok((*segment, header.index)),
+                Ok(None) => Ok((*segment, archive.index_of_tail(*segment).await?)),
                 Err(RepoError::Damaged { .. }) => Ok((*segment, None)),
                 Err(error) => Err(error),
             }

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::backup_id::BackupId;
+use super::inventory::Inventory;
 use super::layout::Generation;
 use super::manifest::BackupSummary;
 use super::restore_target::Target;
@@ -53,6 +54,11 @@ pub enum Proof {
         /// The last segment.
         last: SegmentName,
     },
+    /// Nothing shows that there was more than this, of which the last is a live tail.
+    EndOfTail {
+        /// Its end.
+        end: Position,
+    },
     /// The segment that a position lies in is there.
     SegmentIsThere {
         /// Which.
@@ -91,10 +97,12 @@ pub enum Proof {
 /// Up to where everything can be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The end of the last segment, exclusively.
+    /// The end of the last segment or of its live tail, exclusively.
     pub lsn: Lsn,
     /// The last segment.
     pub segment: SegmentName,
+    /// Whether only its live tail is there.
+    pub in_tail: bool,
 }
 
 /// Missing segments of one timeline.
@@ -281,6 +289,14 @@ impl RestorePlan {
     }
 }
 
+impl Position {
+    /// The end of what is there of a segment.
+    pub fn within(inventory: &Inventory, segment: SegmentName, number: SegmentNumber) -> Self {
+        let in_tail = inventory.tail_of(segment.timeline, number).is_some();
+        Position { lsn: inventory.end_of(segment.timeline, number), segment, in_tail }
+    }
+}
+
 impl Missing {
     /// What is missing, by name.
     pub fn of(missing: TimelineSpan, size: SegmentSize) -> Self {
@@ -300,7 +316,8 @@ impl fmt::Display for Missing {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (the end of segment `{}`)", self.lsn, self.segment)
+        let what = if self.in_tail { "the end of the live tail of" } else { "the end of" };
+        write!(f, "{} ({what} segment `{}`)", self.lsn, self.segment)
     }
 }
 
@@ -310,6 +327,9 @@ impl fmt::Display for Proof {
             Proof::BackupIsWhole => f.write_str("all WAL of the backup is in the repository"),
             Proof::EndOfArchive { last } => {
                 write!(f, "no WAL is missing up to `{last}`, and nothing shows that there was more")
+            }
+            Proof::EndOfTail { end } => {
+                write!(f, "no WAL is missing up to {end}, and nothing shows that there was more")
             }
             Proof::SegmentIsThere { segment, last: false } => {
                 write!(f, "segment `{segment}`, in which it lies, is in the repository")

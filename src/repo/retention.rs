@@ -11,6 +11,7 @@
 //!   between, or else the oldest that leads to a later one; and the WAL from its start on. Backups outside keep the WAL between
 //!   their start and stop.
 //! * History files stay. Partial segments and backup notes share the fate of the segment of their number.
+//! * Pieces of the live tail go when their segment is archived whole. Before, they share its fate, as partial segments do.
 //! * Parts without a manifest go when the newest is older than a day. Without a policy nothing else goes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +22,14 @@ use jiff::Timestamp;
 
 use super::backup_id::BackupId;
 use super::backups::BackupListing;
-use super::holdings::Holdings;
+use super::holdings::{HeldWal, Holdings};
 use super::layout::{BackupKey, Generation, Layout, WalKey};
 use super::lease::Held;
 use super::needed::{Needed, Ways};
 use super::policy::{Policy, Rule, before};
 use super::soundness::{is_sound, newest_sound};
 use super::stored_backups::StoredBackup;
-use crate::postgres::TimelineId;
+use crate::postgres::{SegmentName, TimelineId, WalName};
 use crate::storage::ObjectKey;
 
 /// Why a backup stays.
@@ -123,6 +124,7 @@ pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 
 const NOT_WANTED: &str = "the policy does not want it";
 const DEAD: &str = "parts without a manifest, older than a day";
+const SUPERSEDED: &str = "the whole segment is archived";
 const NOT_NEEDED: &str = "no backup that stays needs it, and it is older than the window";
 
 impl Doomed {
@@ -188,13 +190,19 @@ impl ExpirePlan {
             bytes: wal.bytes,
             reason: NOT_NEEDED,
         }));
+        let superseded = superseded(holdings, &unneeded);
+        delete.extend(superseded.iter().map(|wal| Deletion {
+            what: Doomed::Wal(wal.key.clone()),
+            bytes: wal.bytes,
+            reason: SUPERSEDED,
+        }));
         ExpirePlan {
             generation: holdings.generation(),
             refused: too_much(holdings, &delete),
             delete,
             keep: keep.into_iter().map(|(id, why)| Stay { id, why }).collect(),
             window,
-            wal_kept: holdings.wal.len() - unneeded.len(),
+            wal_kept: holdings.wal.len() - unneeded.len() - superseded.len(),
             wal_frozen: frozen,
         }
     }
@@ -204,6 +212,22 @@ impl ExpirePlan {
         let there: BTreeSet<&Doomed> = later.delete.iter().map(|deletion| &deletion.what).collect();
         self.delete.iter().filter(|deletion| there.contains(&deletion.what)).cloned().collect()
     }
+}
+
+/// Pieces of segments that are there whole, and that do not go anyhow.
+fn superseded<'a>(holdings: &'a Holdings, unneeded: &[&HeldWal]) -> Vec<&'a HeldWal> {
+    let whole: BTreeSet<SegmentName> = (holdings.wal.iter())
+        .filter_map(|wal| match &wal.key {
+            WalKey::File(WalName::Segment(segment)) => Some(*segment),
+            _ => None,
+        })
+        .collect();
+    let going: BTreeSet<&WalKey> = unneeded.iter().map(|wal| &wal.key).collect();
+    let is_superseded = |wal: &&HeldWal| match &wal.key {
+        key @ WalKey::Piece(piece) => whole.contains(&piece.segment) && !going.contains(key),
+        _ => false,
+    };
+    holdings.wal.iter().filter(is_superseded).collect()
 }
 
 type Stays = BTreeMap<BackupId, BTreeSet<Why>>;
@@ -344,7 +368,8 @@ fn delete_backup(backup: &BackupListing) -> Deletion {
 /// A clock that jumped, or a policy that was mistyped, would delete much at once. What dead backups left is worth nothing and
 /// does not count.
 fn too_much(holdings: &Holdings, delete: &[Deletion]) -> Option<String> {
-    let counted = delete.iter().filter(|deletion| !matches!(deletion.what, Doomed::Remains(..)));
+    let nobody_misses = |it: &&Deletion| it.reason == SUPERSEDED || matches!(it.what, Doomed::Remains(..));
+    let counted = delete.iter().filter(|deletion| !nobody_misses(deletion));
     let backups = delete.iter().filter(|deletion| matches!(deletion.what, Doomed::Backup(..))).count();
     let (bytes, all) = (counted.map(|deletion| deletion.bytes).sum::<u64>(), all_whole(holdings).count());
     let all_bytes = all_whole(holdings).map(|backup| backup.listing.stored_bytes()).sum::<u64>()

@@ -9,7 +9,7 @@ use super::inventory::{Inventory, Unknown};
 use super::manifest::{BackupSummary, FORMAT, Method};
 use super::restore_target::Indexes;
 use super::stored_backups::{BackupState, StoredBackup};
-use super::timeline_wal::History;
+use super::timeline_wal::{History, LiveTail};
 use super::wal_runs::Run;
 use super::{BackupId, BackupKey, Generation};
 use crate::postgres::control_details::{RecordedSettings, WalLevel};
@@ -101,6 +101,16 @@ impl Inventory {
             wal.stored_bytes += 1000;
             wal.newest = wal.newest.max(stored);
         }
+        self
+    }
+
+    /// With a live tail behind the segments, up to a position.
+    pub(super) fn with_tail(mut self, on: u32, end: Lsn) -> Self {
+        let number = SIZE.containing(end);
+        self = self.with_wal(on, [number.0]);
+        let wal = self.timelines.entry(timeline(on)).or_default();
+        wal.streamed.push(number);
+        wal.tail = Some(LiveTail { number, end });
         self
     }
 

@@ -79,7 +79,11 @@ impl<'a> Selector<'a> {
         let (route, passed_over) = self.newest(routes, |_| true)?;
         match route.end() {
             Some(last) if route.reach.went_on.is_none() && self.stray(route).is_none() => {
-                let proof = Proof::EndOfArchive { last: route.path.name(last) };
+                let end = Position::within(self.inventory, route.path.name(last), last);
+                let proof = match end.in_tail {
+                    true => Proof::EndOfTail { end },
+                    false => Proof::EndOfArchive { last: end.segment },
+                };
                 let mut plan = self.plan(route, last, proof).with_warnings(passed_over);
                 let begin = route.path.steps().last().map(|step| step.begin).unwrap_or_default();
                 if route.path.owner(last) != route.timeline {
@@ -97,7 +101,9 @@ impl<'a> Selector<'a> {
         let (route, passed_over) = self.newest(routes, |route| route.backup.stop_lsn <= lsn)?;
         let needed = self.inventory.segment_size.containing(lsn);
         match route.end() {
-            Some(last) if needed <= last => {
+            Some(last)
+                if needed < last || (needed == last && lsn < self.inventory.end_of(route.path.owner(last), last)) =>
+            {
                 let segment = route.path.name(needed);
                 let proof = Proof::SegmentIsThere { segment, last: needed == last };
                 Ok(self.plan(route, needed.max(route.stop), proof).with_warnings(passed_over))
@@ -231,7 +237,7 @@ impl<'a> Selector<'a> {
         let Some(last) = route.end() else {
             return Unreachable::Gap { backup, missing: missing(route.stop), newest: None };
         };
-        let newest = Position { lsn: size.start(SegmentNumber(last.0 + 1)), segment: route.path.name(last) };
+        let newest = Position::within(inventory, route.path.name(last), last);
         if let Some(went_on) = route.reach.went_on {
             let to = needed.map_or(went_on, |needed| needed.min(went_on));
             return Unreachable::Gap { backup, missing: missing(to), newest: Some(newest) };
@@ -293,6 +299,39 @@ mod tests {
 
     fn plan(inventory: &Inventory, request: &Request) -> RestorePlan {
         plan_with(inventory, request, plain_indexes).0
+    }
+
+    #[test]
+    fn a_live_tail_goes_as_far_as_it_goes() {
+        let inventory = archive().with_tail(1, lsn(10, 40));
+        let end = Position { lsn: lsn(10, 40), segment: segment(1, 10), in_tail: true };
+        assert_eq!(plan(&inventory, &Request::to(Target::Latest)).proof, Proof::EndOfTail { end });
+        let at = |lsn| select(&inventory, &Request::to(Target::Lsn(lsn)), &Indexes::new());
+        assert!(matches!(at(lsn(10, 39)), Selection::Plan(_)));
+        for beyond in [lsn(10, 40), lsn(10, 90), lsn(11, 0)] {
+            match at(beyond) {
+                Selection::Unreachable(why) => {
+                    assert_eq!(
+                        *why,
+                        Unreachable::Beyond { target: Target::Lsn(beyond), newest: end, last_commit: None }
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // It tells of its commits as a whole segment does.
+        let time = Request::to(Target::Time(at_minute(10)));
+        assert_eq!(plan(&inventory, &time).wal.last().map(|range| range.last), Some(segment(1, 10)));
+        // Where a later timeline begins behind its end it is a part of the way, not a stray.
+        let forked = |switch| archive().with_tail(1, lsn(10, 40)).with_history(2, &[(1, switch)]);
+        let latest = |inventory: &Inventory| select(inventory, &Request::to(Target::Latest), &Indexes::new());
+        assert!(matches!(latest(&forked(lsn(10, 40))), Selection::Plan(_)));
+        assert!(matches!(latest(&forked(lsn(10, 30))), Selection::Unreachable(_)));
+    }
+
+    /// Before the commits of the segment of this number.
+    fn at_minute(number: i64) -> jiff::Timestamp {
+        at(number * 60 - 1)
     }
 
     #[test]

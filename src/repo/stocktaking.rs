@@ -14,7 +14,7 @@ use super::error::RepoError;
 use super::holdings::Holdings;
 use super::identity::Identity;
 use super::inventory::{Inventory, Unknown};
-use super::layout::{Generation, Layout, WalKey};
+use super::layout::{Generation, Layout, PieceKey, WalKey};
 use super::timeline_wal::{History, RAW, TimelineWal};
 use super::wal_object::Expected;
 use crate::postgres::{ClusterIdent, HistoryFile, SegmentNumber, SegmentSize, TimelineId, WalName};
@@ -43,6 +43,7 @@ impl Repository {
             None => self.segment_size_of_headers(generation, &inventory.timelines).await?,
         };
         inventory.number(size);
+        self.read_tails(&mut inventory).await?;
         Ok(inventory)
     }
 
@@ -56,7 +57,8 @@ impl Repository {
             inventory.number(size);
         }
         let all = self.layout.generation(generation);
-        let listed = [self.layout.backups(generation), self.layout.wal(generation)];
+        let layout = &self.layout;
+        let listed = [layout.backups(generation), layout.live(generation), layout.wal(generation)];
         // Before, between and behind them.
         let begins = std::iter::once(None).chain(listed.iter().map(|listed| Some(format!("{listed}~"))));
         for begin in begins {
@@ -72,6 +74,7 @@ impl Repository {
             };
             self.store.visit_after(&all, begin.as_deref(), FEW, visit).await?;
         }
+        self.read_tails(&mut inventory).await?;
         Ok(inventory)
     }
 
@@ -150,6 +153,13 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
+        let streamed = timelines.iter().find_map(|(t, wal)| wal.streamed.first().map(|number| RAW.name(*t, *number)));
+        if let Some(segment) = streamed
+            && let Some(piece) = self.archive(generation).any_piece(segment).await?
+            && let Ok(size) = SegmentSize::new(piece.segment_size)
+        {
+            return Ok(size);
+        }
         failure.map_or(Ok(SegmentSize::DEFAULT), Err)
     }
 }
@@ -189,12 +199,23 @@ impl<'a> Pass<'a> {
             note_piece(&mut self.backups, id, key, listed);
             return Found::Backup;
         }
+        if let Some((_, piece)) = self.layout.parse_live(&listed.name) {
+            return self.take_piece(piece, listed);
+        }
         let Some((_, key)) = listed.name.parse().ok().and_then(|key| self.layout.parse_wal(&key)) else {
             self.unknown.note(&listed.name);
             return Found::Unknown;
         };
         self.take_wal(key.name(), listed);
         Found::Wal(key)
+    }
+
+    fn take_piece(&mut self, piece: PieceKey, listed: &Listed) -> Found {
+        match RAW.number(piece.segment) {
+            Ok(number) => self.timelines.entry(piece.segment.timeline).or_default().note_piece(number, listed),
+            Err(_) => self.unknown.note(&listed.name),
+        }
+        Found::Wal(WalKey::Piece(piece))
     }
 
     fn take_wal(&mut self, name: WalName, listed: &Listed) {

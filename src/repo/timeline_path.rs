@@ -234,7 +234,9 @@ impl TimelinePath {
         tried.find_map(|step| {
             let wal = inventory.timeline(step.timeline);
             let name = |number| self.size.name(step.timeline, number);
-            if wal.is_some_and(|wal| wal.segments.has(number)) {
+            // A live tail that ends where the timeline was left has nothing behind that.
+            let ends_here = inventory.tail_of(step.timeline, number).is_some_and(|tail| Some(tail.end) <= step.end);
+            if wal.is_some_and(|wal| wal.segments.has(number)) && !ends_here {
                 return Some(name(number));
             }
             let own = wal.and_then(TimelineWal::last_trace);

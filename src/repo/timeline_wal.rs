@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 
 use super::inventory::Unknown;
+use super::live_tail::TailBreak;
 use super::wal_runs::{Run, Runs};
-use crate::postgres::{HistoryFile, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::postgres::{HistoryFile, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::storage::Listed;
 
 /// The WAL of one timeline.
@@ -16,12 +17,27 @@ pub struct TimelineWal {
     pub partials: Vec<SegmentNumber>,
     /// Segments in which a base backup began, by PostgreSQL's notes.
     pub notes: Vec<SegmentNumber>,
+    /// Segments of which pieces of the live tail are there.
+    pub streamed: Vec<SegmentNumber>,
+    /// What the live tail gives behind everything else. Its segment then is the last of `segments`, though it is not whole.
+    pub tail: Option<LiveTail>,
+    /// Why pieces that are there give nothing, or nothing more.
+    pub tail_break: Option<TailBreak>,
     /// Where it comes from.
     pub history: History,
     /// Bytes of all its objects.
     pub stored_bytes: u64,
     /// When the newest of them was stored, by the store's clock.
     pub newest: Option<Timestamp>,
+}
+
+/// The beginning of a segment, in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveTail {
+    /// Which segment.
+    pub number: SegmentNumber,
+    /// Up to where it is there.
+    pub end: Lsn,
 }
 
 /// A timeline's history file.
@@ -55,6 +71,28 @@ impl TimelineWal {
         }
     }
 
+    /// Adds a piece of the live tail.
+    pub(super) fn note_piece(&mut self, number: SegmentNumber, listed: &Listed) {
+        self.stored_bytes += listed.size;
+        self.newest = self.newest.max(listed.written());
+        if self.streamed.last() != Some(&number) {
+            self.streamed.push(number);
+        }
+    }
+
+    /// The segment whose live tail recovery would come to: there is nothing later, and it is not there whole.
+    pub(super) fn unfinished(&self) -> Option<SegmentNumber> {
+        let last = self.streamed.iter().max().copied()?;
+        let behind = |numbers: &[SegmentNumber]| numbers.iter().any(|number| *number > last);
+        let later = self.segments.last() >= Some(last) || behind(&self.partials) || behind(&self.notes);
+        (!later).then_some(last)
+    }
+
+    /// How many whole segments there are.
+    pub fn whole_segments(&self) -> u64 {
+        self.segments.count() - u64::from(self.tail.is_some())
+    }
+
     /// Goes over from the provisional numbers to those of the cluster's segment size.
     pub(super) fn number(&mut self, timeline: TimelineId, size: SegmentSize, unknown: &mut Unknown) {
         let name = |number: SegmentNumber| -> SegmentName { RAW.name(timeline, number) };
@@ -86,6 +124,7 @@ impl TimelineWal {
         let place = |number: &SegmentNumber| size.number(name(*number)).ok();
         self.partials = self.partials.iter().filter_map(place).collect();
         self.notes = self.notes.iter().filter_map(place).collect();
+        self.streamed = self.streamed.iter().filter_map(place).collect();
     }
 
     /// The last segment that must have been whole once: it is there, or something of the next one is.
@@ -94,6 +133,8 @@ impl TimelineWal {
             let last = numbers.iter().max().and_then(|number| number.0.checked_sub(1));
             last.map(SegmentNumber)
         };
-        self.segments.last().max(before(&self.partials)).max(before(&self.notes))
+        // Of a live tail nobody knows whether its segment was ever full.
+        let last = self.segments.last().filter(|last| self.tail.is_none_or(|tail| tail.number != *last));
+        last.max(before(&self.partials)).max(before(&self.notes)).max(before(&self.streamed))
     }
 }

@@ -122,6 +122,7 @@ impl WalArchive {
         let name = match object {
             WalKey::File(name) => *name,
             WalKey::OtherPartial(segment, _) => WalName::Partial(*segment),
+            WalKey::Piece(piece) => return self.verify_piece(*piece, ident, segment_size, bounds).await,
         };
         let expected = Expected { name, ident: Some(ident), segment_size };
         let key = self.layout.wal_key(self.generation, object);

@@ -121,6 +121,17 @@ impl Runs {
         }
     }
 
+    /// Takes the very last segment away.
+    pub fn drop_last(&mut self) {
+        if let Some(run) = self.0.pop() {
+            let whole = run.sizes.len() as u64;
+            if whole > 1 {
+                let (run, _) = run.cut(whole - 1);
+                self.0.push(run);
+            }
+        }
+    }
+
     /// The runs, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Run> {
         self.0.iter()
@@ -214,6 +225,10 @@ mod tests {
             prop_assert_eq!(runs.bytes(range), inside.iter().map(|n| n + 1).sum::<u64>());
             let missing: BTreeSet<u64> = runs.missing(range).into_iter().flat_map(|s| s.first.0..=s.last.0).collect();
             prop_assert_eq!(missing, (from..=from + length).filter(|n| !numbers.contains(n)).collect::<BTreeSet<_>>());
+            let mut fewer = runs.clone();
+            fewer.drop_last();
+            prop_assert_eq!(fewer.count(), runs.count().saturating_sub(1));
+            prop_assert!(runs.last().is_none_or(|last| !fewer.has(last)));
             for number in 0..60 {
                 prop_assert_eq!(runs.has(SegmentNumber(number)), numbers.contains(&number));
             }

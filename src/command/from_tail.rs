@@ -1,0 +1,72 @@
+//! A segment that is not archived whole, made of its live tail for a recovery that ends in it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::failure::Failure;
+use super::wal_fetch::{Fetched, WalFetch, bounds, cannot_write};
+use crate::disk::Incoming;
+use crate::disk::data_dir::ClusterFacts;
+use crate::postgres::{SegmentName, WalName};
+use crate::repo::joined_tail::JoinedTail;
+use crate::repo::live_piece::ExpectedPiece;
+use crate::repo::{RepoError, WalArchive};
+
+/// The beginning of a segment, beside its place.
+pub(super) struct FromTail<'a> {
+    fetch: &'a WalFetch,
+    segment: SegmentName,
+    incoming: Incoming,
+    joined: JoinedTail,
+}
+
+impl<'a> FromTail<'a> {
+    /// Joins the pieces of the segment that is wanted; `None`: there are none.
+    pub(super) async fn join(
+        fetch: &'a WalFetch,
+        archive: &WalArchive,
+        facts: Option<ClusterFacts>,
+        progress: &Arc<AtomicU64>,
+    ) -> Result<Option<Self>, Failure> {
+        let WalName::Segment(segment) = fetch.name else { return Ok(None) };
+        let place = |e: std::io::Error| cannot_write(fetch, e);
+        let expected = ExpectedPiece {
+            ident: facts.map(|facts| facts.ident),
+            segment_size: facts.map(|facts| facts.control.segment_size),
+        };
+        let incoming = Incoming::create(&fetch.path).map_err(place)?;
+        let sink = incoming.writer().map_err(place)?;
+        match archive.join_tail(segment, expected, sink, &bounds(fetch, progress)).await {
+            Ok(Some((joined, _))) => Ok(Some(FromTail { fetch, segment, incoming, joined })),
+            Ok(None) => Ok(None),
+            Err(RepoError::Destination(error)) => Err(place(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether no byte of the segment is missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.joined.is_whole()
+    }
+
+    /// Gives the segment its place. Where its very first piece is missing or damaged there is nothing to give: recovery ends
+    /// before it.
+    pub(super) fn hand_over(self) -> Result<Fetched, Failure> {
+        let FromTail { fetch, segment, incoming, joined } = self;
+        let JoinedTail { end, segment_size, pieces, broken, .. } = joined;
+        if let Some(broken) = broken {
+            tracing::warn!(
+                "the live tail of `{segment}` ends at byte {end} of {segment_size}, and recovery with it: `{}`: {}",
+                broken.key,
+                broken.reason
+            );
+        } else {
+            tracing::info!("`{segment}` is not archived whole: {end} bytes of {pieces} pieces of its live tail");
+        }
+        if end == 0 {
+            return Ok(Fetched::Absent);
+        }
+        incoming.commit(segment_size).map_err(|e| cannot_write(fetch, e))?;
+        Ok(Fetched::Restored)
+    }
+}
