@@ -19,7 +19,7 @@ use crate::repository::Repository;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -33,7 +33,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The fenced blocks of a language.
-fn blocks(page: &Path, language: &str) -> Vec<String> {
+pub fn blocks(page: &Path, language: &str) -> Vec<String> {
     let text = fs::read_to_string(page).unwrap();
     let mut blocks = Vec::new();
     let mut lines = text.lines();

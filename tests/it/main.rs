@@ -37,6 +37,7 @@ mod gaps_behind_targets;
 mod hostile_manifests;
 mod house;
 mod kills;
+mod live_tail;
 mod look;
 mod look_ahead;
 mod pitr;
