@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
+use super::receive_verb::WalReceiveArgs;
 use super::restore_args::RestoreArgs;
 use super::sources::FlagValue;
 use super::verify_verb::VerifyArgs;
@@ -109,6 +110,8 @@ pub enum Verb {
     /// Fetch segments ahead: called by wal-fetch
     #[command(hide = true)]
     WalPrefetch(WalPrefetchArgs),
+    /// Stream WAL from a server into the repository as it is written
+    WalReceive(WalReceiveArgs),
     /// Take a full snapshot of the cluster
     #[command(
         alias = "backup-push",
@@ -318,6 +321,9 @@ impl Cli {
             &self.verb
         {
             flags.push(("wal.prefetch", "--prefetch", prefetch.clone()));
+        }
+        if let Verb::WalReceive(receive) = &self.verb {
+            flags.extend(receive.flag_values());
         }
         if let Verb::Basebackup(backup) = &self.verb {
             flags.push(("backup.jobs", "--jobs", backup.jobs.clone()));

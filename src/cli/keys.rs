@@ -33,6 +33,8 @@ pub enum Kind {
     Duration,
     /// A string like `30d` or `1y`.
     Age,
+    /// A string like `16MiB`.
+    Size,
     /// One of these strings.
     Choice(&'static [&'static str]),
 }
@@ -131,6 +133,11 @@ pub const KEYS: &[Key] = &[
     key("wal", "fetch_retry", Kind::Duration, Some("5m"), "How long wal-fetch bears faults; then it stops recovery."),
     key("wal", "standby_retry", Kind::Duration, Some("10s"), "The same on a standby, which then streams."),
     key("wal", "strict_standby", Kind::Bool, Some("false"), "Stop a standby on a fault instead of letting it stream."),
+    key("receive", "slot", Kind::Text, Some("pgark"), "The replication slot that wal-receive streams from."),
+    key("receive", "create_slot", Kind::Bool, Some("false"), "Make the slot where there is none."),
+    key("receive", "flush", Kind::Duration, Some("1s"), "How long received WAL may wait for the next piece."),
+    key("receive", "flush_bytes", Kind::Size, Some("1MiB"), "How much of it may."),
+    key("receive", "synchronous", Kind::Bool, Some("false"), "Store at once, for commits that wait for it."),
     key("backup", "level", Kind::Integer(1, 19), Some("3"), "zstd level of base backups."),
     key("backup", "jobs", Kind::Integer(1, 64), Some("2"), "Parts that are packed, or restored, at once."),
     key(

@@ -13,7 +13,8 @@ use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
-    about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, settings, values, verify_verb,
+    about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, receive_verb, settings, values,
+    verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
@@ -52,12 +53,13 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 23] = [
+    const VERBS: [&str; 24] = [
         "wal-fetch",
         "wal-prefetch",
         "archive-get",
         "wal-push",
         "archive-push",
+        "wal-receive",
         "basebackup",
         "backup-push",
         "restore",
@@ -161,6 +163,7 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::WalFetch(args) => return fetch(args, &cli.global, &sources, format),
         Verb::WalPrefetch(args) => prefetch_verb::run(args, &sources),
         Verb::WalPush(args) => push(args, &sources),
+        Verb::WalReceive(args) => receive_verb::receive(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
         Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
         Verb::List(args) => look_verbs::list(args, &sources),
@@ -371,6 +374,7 @@ impl Verb {
             Verb::WalPush(_) => "wal-push",
             Verb::WalFetch(_) => "wal-fetch",
             Verb::WalPrefetch(_) => "wal-prefetch",
+            Verb::WalReceive(_) => "wal-receive",
             Verb::Basebackup(_) => "basebackup",
             Verb::Restore(_) => "restore",
             Verb::List(_) => "list",

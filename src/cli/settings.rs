@@ -153,6 +153,11 @@ pub fn duration(sources: &Sources, path: &str) -> Result<Duration, Failure> {
     sources.get(path).and_then(values::duration).ok_or_else(|| sources.complain(path, "is not a duration"))
 }
 
+/// A size that `values::check` has let pass.
+pub fn size(sources: &Sources, path: &str) -> Result<u64, Failure> {
+    sources.get(path).and_then(values::size).ok_or_else(|| sources.complain(path, "is not a size"))
+}
+
 /// Whether a switch is on.
 pub fn is_true(sources: &Sources, path: &str) -> bool {
     sources.get(path) == Some("true")

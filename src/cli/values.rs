@@ -17,6 +17,7 @@ pub fn check(key: &Key, text: &str) -> Result<(), String> {
         },
         Kind::Duration => duration(text).map(|_| ()).ok_or_else(|| NO_DURATION.to_owned()),
         Kind::Age => age(text).map(|_| ()).ok_or_else(|| "is not an age like `30d` or `1y`".to_owned()),
+        Kind::Size => size(text).map(|_| ()).ok_or_else(|| "is not a size like `1MiB`".to_owned()),
         Kind::Choice(choices) if choices.contains(&text) => Ok(()),
         Kind::Choice(choices) => Err(format!("is not one of {}", choices.join(", "))),
     }
@@ -46,6 +47,11 @@ pub fn age(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|value| !value.is_zero() && *value <= LONGEST)
 }
 
+/// `1MiB`, `64KiB`; more than zero.
+pub fn size(text: &str) -> Option<u64> {
+    text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|size| *size > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +62,14 @@ mod tests {
         assert_eq!(duration("1500ms"), Some(Duration::from_millis(1500)));
         for text in ["", "5", "0s", "-1s", "8d", "forever"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!([size("1MiB"), size("64 KiB"), size("100")], [Some(1 << 20), Some(64 << 10), Some(100)]);
+        for text in ["", "0", "-1", "1XB", "much"] {
+            assert_eq!(size(text), None, "{text}");
         }
     }
 

@@ -110,6 +110,11 @@ pub struct Stopping {
     pub grace: Duration,
 }
 
+/// Waits for a signal that ends a command; its name.
+pub async fn any_signal() -> &'static str {
+    Signals::catch().any().await
+}
+
 /// How often the server's state is looked at: a file of 100 bytes.
 const LOOK: Duration = Duration::from_millis(200);
 

@@ -34,6 +34,14 @@ mod plan_warnings;
 pub mod prefetch;
 pub mod prefetch_helper;
 pub mod progress;
+mod receive_feedback;
+mod receive_gap;
+mod receive_halt;
+pub mod receive_progress;
+mod receive_segment;
+mod receive_start;
+mod receive_stream;
+mod receive_uploads;
 mod remote_backup;
 mod remote_copy;
 mod remote_files;
@@ -60,6 +68,7 @@ pub mod verify_sample;
 mod verify_tails;
 pub mod wal_fetch;
 pub mod wal_push;
+pub mod wal_receive;
 
 pub use failure::{Failure, FailureKind};
 

@@ -18,6 +18,7 @@ pub mod page;
 pub mod recovery;
 pub mod recovery_settings;
 pub mod relation_file;
+pub mod replication_protocol;
 pub mod segment;
 pub mod tablespace_map;
 pub mod timeline;

@@ -106,6 +106,11 @@ impl WalIndexer {
         self.0.feed(piece);
     }
 
+    /// The latest commit time of all that was taken so far.
+    pub fn latest_commit(&self) -> Option<Timestamp> {
+        self.0.visitor().index.commits.map(|times| times.last)
+    }
+
     /// The index of all that was taken.
     pub fn finish(self) -> WalIndex {
         let (collector, ending) = self.0.finish();

@@ -9,6 +9,7 @@ pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
 pub mod error;
+pub mod gap;
 pub mod going;
 pub mod health;
 pub mod holdings;
@@ -51,6 +52,7 @@ mod stocktaking_tails;
 pub mod stored_backups;
 pub mod stored_object;
 pub mod stored_parts;
+pub mod tail_look;
 #[cfg(test)]
 mod tail_world;
 pub mod timeline_path;

@@ -7,9 +7,12 @@ pub mod conninfo;
 mod dial;
 pub mod parameters;
 pub mod replication;
+pub mod replication_slot;
 pub mod session;
 pub mod surroundings;
+pub mod timeline_history;
 pub mod tls;
+pub mod wal_stream;
 mod wire;
 
 pub use backup_session::BackupSession;
@@ -19,3 +22,4 @@ pub use conninfo::Conninfo;
 pub use replication::Replication;
 pub use session::{ServerError, Session};
 pub use surroundings::Surroundings;
+pub use wal_stream::WalStream;

@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use super::conninfo::Conninfo;
 use super::dial::dial;
 use super::session::ServerError;
-use super::wire::{Wire, refused};
+use super::wire::{Refusal, Wire, complaint, refused};
 use crate::postgres::{ClusterIdent, Lsn, Malformed, PgMajor, SegmentSize, SystemId, TimelineId};
 
 /// A connection to a walsender; it ends when this is dropped.
@@ -117,6 +117,14 @@ impl Replication {
         })
     }
 
+    /// How long the server bears a standby that says nothing; `None`: for ever.
+    pub async fn sender_timeout(&mut self) -> Result<Option<Duration>, ServerError> {
+        let text = self.show("wal_sender_timeout").await?;
+        let timeout = parse_duration(&text)
+            .ok_or_else(|| ServerError(format!("PostgreSQL shows `{text}` for `wal_sender_timeout`")))?;
+        Ok(Some(timeout).filter(|timeout| !timeout.is_zero()))
+    }
+
     async fn number(&mut self, setting: &str) -> Result<u32, ServerError> {
         let text = self.show(setting).await?;
         text.parse().map_err(|_| ServerError(format!("PostgreSQL shows `{text}` for `{setting}`, which is no number")))
@@ -129,6 +137,12 @@ impl Replication {
     }
 
     async fn one_row(&mut self, command: &str) -> Result<Vec<Option<Bytes>>, ServerError> {
+        let row = self.first_row(command).await?;
+        row.ok_or_else(|| ServerError(format!("PostgreSQL gave no answer to `{command}`")))
+    }
+
+    /// The first row of a command's result, if it has any.
+    pub(super) async fn first_row(&mut self, command: &str) -> Result<Option<Vec<Option<Bytes>>>, Refusal> {
         self.wire.send(|out| frontend::query(command, out)).await?;
         let mut first = None;
         let mut outcome = Ok(());
@@ -141,12 +155,11 @@ impl Replication {
                 | Message::NoticeResponse(_)
                 | Message::ParameterStatus(_) => {}
                 // The connection can be used again when the server says so.
-                Message::ErrorResponse(body) => outcome = Err(refused(Message::ErrorResponse(body))),
-                other => return Err(refused(other)),
+                Message::ErrorResponse(body) => outcome = Err(Refusal::Complaint(complaint(body.fields()))),
+                other => return Err(refused(other).into()),
             }
         }
-        outcome?;
-        first.ok_or_else(|| ServerError(format!("PostgreSQL gave no answer to `{command}`")))
+        outcome.map(|()| first)
     }
 }
 
@@ -175,9 +188,35 @@ fn parse_size(text: &str) -> Option<u64> {
     text[..digits].parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// `1min` and its like. Source: as above.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let unit: u64 = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        // Zero has none.
+        "" => 1,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        let of = |text| parse_duration(text).map(|duration| duration.as_millis());
+        assert_eq!(
+            [of("0"), of("1500ms"), of("1min"), of("2s"), of("1d")].map(Option::unwrap),
+            [0, 1500, 60_000, 2000, 86_400_000]
+        );
+        assert_eq!([of(""), of("min"), of("1 min"), of("-1"), of("1week")], [None; 5]);
+    }
 
     #[test]
     fn sizes_have_units() {

@@ -34,6 +34,30 @@ pub(super) struct Complaint {
     pub(super) routine: String,
 }
 
+/// Why a command was not carried out.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The server says so; the connection can go on.
+    Complaint(Complaint),
+    /// The connection is of no use any more.
+    Broken(ServerError),
+}
+
+impl From<ServerError> for Refusal {
+    fn from(error: ServerError) -> Self {
+        Refusal::Broken(error)
+    }
+}
+
+impl From<Refusal> for ServerError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Complaint(complaint) => ServerError(complaint.message),
+            Refusal::Broken(error) => error,
+        }
+    }
+}
+
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 /// No message of a walsender comes near.
@@ -60,7 +84,7 @@ impl Wire {
         }
     }
 
-    /// The next message, if it begins to arrive within `patience` and goes on doing so. A `CopyBothResponse` is
+    /// The next message, if it begins to arrive within `patience` and goes on doing so. Nothing is lost when this is dropped. A `CopyBothResponse` is
     /// given as the `CopyOutResponse` that it equals but for its tag.
     pub(super) async fn next(&mut self, patience: Duration) -> Result<Message, ServerError> {
         loop {

@@ -6,6 +6,7 @@
 pub mod digest;
 pub mod frame;
 pub mod pack;
+pub mod packer;
 pub mod part_reader;
 pub mod part_writer;
 pub mod quick_digest;
@@ -15,6 +16,7 @@ pub mod unpack;
 
 pub use digest::{Receipt, Sha256, Sha256Hasher};
 pub use pack::{Packed, pack};
+pub use packer::Packer;
 pub use part_reader::{PartReader, WantedExtent};
 pub use part_writer::{PackedExtent, PartWriter};
 pub use resume::{RangeSource, Resumable};

@@ -47,11 +47,7 @@ pub fn pack(
             hasher.finish()
         });
 
-        let mut object = Vec::with_capacity(room + (expected as usize / 8).clamp(4 << 10, 2 << 20));
-        object.resize(room, 0);
-        let mut encoder = zstd::stream::write::Encoder::new(object, level)?;
-        encoder.include_checksum(true)?;
-        encoder.set_pledged_src_size(Some(expected))?;
+        let mut encoder = encoder(expected, level, room)?;
         let mut offset = 0;
         let mut spare: Vec<Vec<u8>> = (0..BLOCKS).map(|_| Vec::new()).collect();
         loop {
@@ -81,6 +77,20 @@ pub fn pack(
         let plain = hasher.join().map_err(|_| io::Error::other("the digest thread panicked"))?;
         Ok(Packed { object, plain })
     })
+}
+
+/// Writes one zstd frame with a content checksum behind `room` free bytes.
+pub(super) fn encoder(
+    expected: u64,
+    level: i32,
+    room: usize,
+) -> io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
+    let mut object = Vec::with_capacity(room + (expected as usize / 8).clamp(4 << 10, 2 << 20));
+    object.resize(room, 0);
+    let mut encoder = zstd::stream::write::Encoder::new(object, level)?;
+    encoder.include_checksum(true)?;
+    encoder.set_pledged_src_size(Some(expected))?;
+    Ok(encoder)
 }
 
 /// A block that was hashed is free again; the compressor let go of it before asking.

@@ -1,0 +1,194 @@
+//! Where a receiver begins: behind the last whole segment that the repository has of the server's own past, never where the
+//! server happens to be.
+
+use std::collections::BTreeMap;
+
+use super::failure::{Failure, FailureKind};
+use super::receive_halt::Halt;
+use super::receive_segment::Making;
+use super::wal_push::retrying;
+use crate::postgres::{HistoryFile, Lsn, SegmentName, SegmentNumber, TimelineId, WalName};
+use crate::repo::live_piece::PieceHeader;
+use crate::repo::live_tail::Tail;
+use crate::repo::wal_object::{Provenance, WalObject};
+use crate::repo::{Archived, WalArchive};
+use crate::server::Replication;
+use crate::server::replication::SystemIdentity;
+use crate::stream::pack;
+
+/// Where it begins.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) timeline: TimelineId,
+    /// The start of a segment.
+    pub(super) from: Lsn,
+    /// What the store has of that segment.
+    pub(super) tail: KnownTail,
+}
+
+/// The pieces of a segment, as far as one follows the other from the segment's first byte.
+#[derive(Debug, Default)]
+pub(super) struct KnownTail {
+    pub(super) chain: Vec<PieceHeader>,
+    /// Why no piece of ours can follow: something else lies there.
+    pub(super) broken: Option<String>,
+}
+
+impl KnownTail {
+    fn of(tail: Tail) -> Self {
+        let mut known =
+            KnownTail { chain: Vec::new(), broken: tail.unknown.first().map(|key| format!("`{key}` lies there")) };
+        for piece in tail.pieces {
+            let offset = piece.key.offset;
+            match piece.header {
+                Ok(header) if u64::from(offset) == known.end() && header.previous == known.last() => {
+                    known.chain.push(header)
+                }
+                Ok(_) => {
+                    known.broken =
+                        known.broken.or(Some(format!("its piece at {offset:#X} does not follow the one before")))
+                }
+                Err(why) => known.broken = known.broken.or(Some(format!("its piece at {offset:#X}: {why}"))),
+            }
+        }
+        known
+    }
+
+    /// The offset at which the chain ends.
+    fn end(&self) -> u64 {
+        self.chain.last().map_or(0, PieceHeader::end)
+    }
+
+    fn last(&self) -> Option<crate::stream::Sha256> {
+        self.chain.last().map(|last| last.sha256)
+    }
+}
+
+/// Looks where the repository ends. `fallback` is for one that has no WAL of this server.
+pub(super) async fn find(
+    archive: &WalArchive,
+    making: &Making,
+    history: Option<&HistoryFile>,
+    server: SystemIdentity,
+    fallback: Lsn,
+) -> Result<Start, Halt> {
+    let size = making.size;
+    // The server's timelines, newest first, each with its end and what followed.
+    let mut path = vec![(server.timeline, None)];
+    for entry in history.iter().flat_map(|history| history.entries.iter().rev()) {
+        let next = path.last().map_or(server.timeline, |(timeline, _)| *timeline);
+        path.push((entry.parent, Some((entry.switch, next))));
+    }
+    for (timeline, end) in path {
+        let from = match newest_whole(archive, making, timeline).await? {
+            Some(newest) => SegmentNumber(newest.0 + 1),
+            None => match retrying(|| archive.oldest_tail(timeline)).await? {
+                Some(segment) => size.number(segment).map_err(|e| Failure::new(FailureKind::Damaged, e.to_string()))?,
+                None => continue,
+            },
+        };
+        let tail = KnownTail::of(retrying(|| archive.list_tail(size.name(timeline, from))).await?);
+        let reaches = Lsn(size.start(from).0 + tail.end());
+        if let Some((switch, next)) = end.filter(|(switch, _)| reaches >= *switch) {
+            let from = size.containing(switch);
+            let tail = KnownTail::of(retrying(|| archive.list_tail(size.name(next, from))).await?);
+            return Ok(Start { timeline: next, from: size.start(from), tail });
+        }
+        return Ok(Start { timeline, from: size.start(from), tail });
+    }
+    let from = size.containing(fallback);
+    Ok(Start { timeline: server.timeline, from: size.start(from), tail: KnownTail::default() })
+}
+
+/// The last of the whole segments of a timeline that follow each other. A receiver that was killed may have stored one while
+/// the one before it was still under way.
+async fn newest_whole(
+    archive: &WalArchive,
+    making: &Making,
+    timeline: TimelineId,
+) -> Result<Option<SegmentNumber>, Failure> {
+    let damaged = |e: crate::postgres::Malformed| Failure::new(FailureKind::Damaged, e.to_string());
+    let Some(newest) = retrying(|| archive.newest_segment(timeline)).await? else { return Ok(None) };
+    let newest = making.size.number(newest).map_err(damaged)?;
+    let is_stored = |back: u64| async move {
+        let Some(number) = newest.0.checked_sub(back) else { return Ok(false) };
+        let name = WalName::Segment(making.size.name(timeline, SegmentNumber(number)));
+        retrying(|| archive.is_stored(name)).await
+    };
+    match is_stored(1).await? {
+        false if is_stored(2).await? => Ok(Some(SegmentNumber(newest.0 - 2))),
+        _ => Ok(Some(newest)),
+    }
+}
+
+/// Stores the history of the server's timeline, and of those before it that the server still has: they are there before any
+/// segment of theirs. Gives that of the server's own timeline.
+pub(super) async fn put_histories(
+    server: &mut Replication,
+    archive: &WalArchive,
+    making: &Making,
+    timeline: TimelineId,
+) -> Result<Option<HistoryFile>, Halt> {
+    if timeline == TimelineId::FIRST {
+        return Ok(None);
+    }
+    let missing =
+        || Failure::new(FailureKind::Server, format!("PostgreSQL has no history of its timeline {}", timeline.get()));
+    let text = server.timeline_history(timeline).await?.ok_or_else(missing)?;
+    let malformed = |e: crate::postgres::Malformed| Failure::new(FailureKind::Server, e.to_string());
+    let history = HistoryFile::parse(timeline, &text).map_err(malformed)?;
+    let mut texts = BTreeMap::from([(timeline, text)]);
+    for parent in history.entries.iter().map(|entry| entry.parent).filter(|parent| *parent > TimelineId::FIRST) {
+        texts.extend(server.timeline_history(parent).await?.map(|text| (parent, text)));
+    }
+    for (timeline, text) in texts {
+        put_history(archive, making, timeline, &text).await?;
+    }
+    Ok(Some(history))
+}
+
+async fn put_history(archive: &WalArchive, making: &Making, timeline: TimelineId, text: &[u8]) -> Result<(), Halt> {
+    let name = WalName::History(timeline);
+    let cannot = |e: std::io::Error| Failure::new(FailureKind::Internal, e.to_string());
+    let packed = pack(text, text.len() as u64, making.level, WalObject::ROOM, |_, _| Ok(()), |_| ()).map_err(cannot)?;
+    let from = Provenance {
+        name,
+        ident: making.ident,
+        segment_size: None,
+        written: jiff::Timestamp::now(),
+        writer: making.writer.clone(),
+    };
+    let object = WalObject::build(from, packed, None)?;
+    // Nearly always it is there.
+    if retrying(|| archive.header_of(name)).await?.is_some_and(|stored| stored.plain() == object.header.plain()) {
+        return Ok(());
+    }
+    match retrying(|| archive.put(name, &object)).await? {
+        Archived::Conflict { theirs, writer, .. } => {
+            let message = format!("another history is archived as `{name}`: sha256 {theirs} by {writer}");
+            Err(Halt::Refused(
+                Failure::new(FailureKind::Conflict, message)
+                    .with_hint("two servers were promoted to the same timeline: give one of them a `name` of its own"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What shows whether another receiver is at work: the last whole segment of a timeline, and the last piece behind it.
+pub(super) async fn mark(
+    archive: &WalArchive,
+    making: &Making,
+    timeline: TimelineId,
+) -> Result<(Option<SegmentName>, Option<u32>), Failure> {
+    let newest = retrying(|| archive.newest_segment(timeline)).await?;
+    let next = match newest.map(|newest| making.size.number(newest)) {
+        Some(Ok(number)) => Some(making.size.name(timeline, SegmentNumber(number.0 + 1))),
+        _ => retrying(|| archive.oldest_tail(timeline)).await?,
+    };
+    let piece = match next {
+        Some(next) => retrying(|| archive.last_piece(next)).await?,
+        None => None,
+    };
+    Ok((newest, piece))
+}

@@ -1,0 +1,412 @@
+//! One connection of a receiver: what comes goes into segments and pieces, these go to the store, and what is durable is told to
+//! the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::failure::{Failure, FailureKind};
+use super::receive_feedback::Positions;
+use super::receive_halt::{Complaints, Halt, persistently};
+use super::receive_progress::ReceiveProgress;
+use super::receive_segment::{Making, Receiving, packed};
+use super::receive_start::Start;
+use super::receive_uploads::{Finished, Stored, Uploads};
+use super::wal_receive::ReceiveSettings;
+use crate::postgres::replication_protocol::FromServer;
+use crate::postgres::{Lsn, SegmentName, WalName};
+use crate::repo::live_tail::PiecePut;
+use crate::repo::{Archived, WalArchive};
+use crate::server::WalStream;
+use crate::server::wal_stream::Streamed;
+
+/// Why a connection ended in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All that was asked for is durable.
+    Reached,
+    /// It was asked to stop, and all that came is durable.
+    Stopped,
+    /// The timeline ends, and all of it is durable.
+    TimelineEnds,
+}
+
+/// A connection that streams.
+pub(super) struct Connection<'a> {
+    settings: &'a ReceiveSettings,
+    progress: &'a ReceiveProgress,
+    complaints: Arc<Complaints>,
+    archive: WalArchive,
+    making: Making,
+    stream: WalStream,
+    start: Start,
+    segment: Option<Receiving>,
+    positions: Positions,
+    uploads: Uploads,
+    /// Segments that have pieces, and where they end.
+    to_clean: Vec<(Lsn, SegmentName)>,
+    cleaning: JoinSet<()>,
+    /// The server wants to know more than we can tell, since then: it may be stopping.
+    pressed_since: Option<Instant>,
+    heard: Instant,
+}
+
+/// Segments on their way to the store, besides the one that arrives.
+const SEGMENTS: usize = 2;
+/// Compressed bytes that wait for the store.
+const WAITING_BYTES: u64 = 24 << 20;
+/// Bytes in no piece.
+const LOOSE_BYTES: usize = 8 << 20;
+/// A server that is asked for a sign of life and gives none for so long is gone.
+const SILENCE: Duration = Duration::from_secs(60);
+
+impl<'a> Connection<'a> {
+    pub(super) fn new(
+        (settings, progress): (&'a ReceiveSettings, &'a ReceiveProgress),
+        complaints: Arc<Complaints>,
+        (archive, making): (WalArchive, Making),
+        stream: WalStream,
+        start: Start,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let now = Instant::now();
+        Connection {
+            positions: Positions::new(start.from, timeout, now),
+            settings,
+            progress,
+            complaints,
+            archive,
+            making,
+            stream,
+            start,
+            segment: None,
+            uploads: Uploads::default(),
+            to_clean: Vec::new(),
+            cleaning: JoinSet::new(),
+            pressed_since: None,
+            heard: now,
+        }
+    }
+
+    /// Streams until there is a reason to end.
+    pub(super) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<Ended, Halt> {
+        self.tell(true).await?;
+        loop {
+            if self.settings.once_to.is_some_and(|to| self.positions.durable() >= to) {
+                self.clean_up().await;
+                self.stream.close().await;
+                return Ok(Ended::Reached);
+            }
+            if self.cut_is_due().is_some_and(|due| due <= Instant::now()) {
+                self.cut().await?;
+                continue;
+            }
+            let (cut_due, reads) = (self.cut_is_due(), self.has_room());
+            tokio::select! {
+                biased;
+                asked = stop.wait_for(|stop| *stop) => {
+                    // Whoever could ask is gone: then nobody asks.
+                    if asked.is_ok() { return self.stop().await } else { std::future::pending().await }
+                }
+                finished = self.uploads.finished() => self.stored(finished?).await?,
+                () = sleep_until(self.positions.due()) => self.sign_of_life(reads).await?,
+                () = sleep_until(cut_due.unwrap_or_else(Instant::now)), if cut_due.is_some() => {}
+                came = self.stream.next(), if reads => match came? {
+                    Streamed::Message(message) => self.take(message).await?,
+                    Streamed::TimelineEnds => {
+                        self.settle_all().await?;
+                        return self.end_timeline().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether more may come: what waits for the store is bounded, and the server waits then.
+    fn has_room(&self) -> bool {
+        let loose = self.segment.as_ref().and_then(Receiving::loose).map_or(0, |(bytes, _)| bytes);
+        self.uploads.segments() < SEGMENTS && self.uploads.bytes() <= WAITING_BYTES && loose < LOOSE_BYTES
+    }
+
+    /// When the next piece is cut, as far as is known now. One follows the other: so pieces never leave a hole.
+    fn cut_is_due(&self) -> Option<Instant> {
+        let (bytes, since) = self.segment.as_ref().and_then(Receiving::loose)?;
+        let hurry = self.settings.synchronous
+            || self.pressed_since.is_some()
+            || bytes as u64 >= self.settings.flush_bytes
+            || self.settings.once_to.is_some_and(|to| self.positions.received() >= to);
+        match self.uploads.has_piece() {
+            true => None,
+            false if hurry => Some(since),
+            false => Some(since + self.settings.flush),
+        }
+    }
+
+    async fn take(&mut self, message: FromServer) -> Result<(), Halt> {
+        self.heard = Instant::now();
+        match message {
+            FromServer::Wal { start, server_end, bytes } => {
+                if start != self.positions.received() {
+                    let due = self.positions.received();
+                    let message = format!("PostgreSQL sent WAL at {start} where {due} is next");
+                    return Err(Halt::Failed(Failure::new(FailureKind::Server, message)));
+                }
+                self.positions.hear(server_end);
+                self.pressed_since = None;
+                self.receive(bytes).await?;
+            }
+            FromServer::Keepalive { server_end, wants_answer } => {
+                self.positions.hear(server_end);
+                if wants_answer {
+                    self.pressed()?;
+                    self.tell(false).await?;
+                }
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// Also a server that is stopping asks, until all that it has is durable here: it must not wait for a store that is away.
+    fn pressed(&mut self) -> Result<(), Halt> {
+        if self.positions.durable() >= self.positions.received() {
+            self.pressed_since = None;
+            return Ok(());
+        }
+        let since = *self.pressed_since.get_or_insert_with(Instant::now);
+        match since.elapsed() > self.settings.stop_deadline {
+            false => Ok(()),
+            true => Err(Halt::Failed(Failure::new(
+                FailureKind::Unavailable,
+                "PostgreSQL waits, as it does when it stops, and the store does not answer: the connection is given up",
+            ))),
+        }
+    }
+
+    async fn receive(&mut self, mut bytes: Bytes) -> Result<(), Halt> {
+        while !bytes.is_empty() {
+            let now = Instant::now();
+            let mut segment = match self.segment.take() {
+                Some(segment) => segment,
+                None => self.next_segment()?,
+            };
+            let part = bytes.split_to(bytes.len().min(segment.missing()));
+            let length = part.len();
+            if self.positions.server_end() >= self.end_of(segment.name)? {
+                segment.make_only_whole();
+            }
+            let equal = segment.push(part, now).await?;
+            self.positions.receive(length, now);
+            self.progress.change(|state| state.received_bytes += length as u64);
+            match segment.missing() {
+                0 => self.put_segment(segment),
+                _ => self.segment = Some(segment),
+            }
+            if let Some(equal) = equal.filter(|_| self.uploads.is_empty()) {
+                self.settle(equal).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_segment(&mut self) -> Result<Receiving, Halt> {
+        let name = self.making.size.name(self.start.timeline, self.making.size.containing(self.positions.received()));
+        // Only the first one can have a tail: pieces are behind all whole segments.
+        let tail = std::mem::take(&mut self.start.tail);
+        let mut segment = Receiving::begin(&self.making, name, tail.chain)?;
+        if let Some(broken) = tail.broken {
+            tracing::error!("`{name}` gets no more pieces, and is stored when it is whole: {broken}");
+            segment.make_only_whole();
+        }
+        Ok(segment)
+    }
+
+    fn end_of(&self, name: SegmentName) -> Result<Lsn, Failure> {
+        let number = self.making.size.number(name).map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+        Ok(Lsn(self.making.size.start(number).0 + self.making.size.bytes()))
+    }
+
+    fn put_segment(&mut self, segment: Receiving) {
+        let (archive, complaints, gauge) = (self.archive.clone(), Arc::clone(&self.complaints), self.uploads.gauge());
+        let (name, has_pieces) = (segment.name, segment.has_pieces);
+        let (end, packing) = segment.finish();
+        self.uploads.begin(end, false, async move {
+            let object = packed(packing).await?;
+            let bytes = object.bytes.len() as u64;
+            let _held = gauge.hold(bytes);
+            match persistently(&complaints, || archive.put(WalName::Segment(name), &object)).await? {
+                Archived::Conflict { theirs, writer, .. } => {
+                    let ours = object.header.sha256;
+                    let message = format!(
+                        "another content is archived as `{name}`: sha256 {theirs} by {writer}; the server sent sha256 {ours}"
+                    );
+                    Err(Halt::Refused(Failure::new(FailureKind::Conflict, message).with_hint(
+                        "two servers write to one place: find out which one is the primary, and give the other its own `name`",
+                    )))
+                }
+                _ => Ok(Stored::Segment { name, bytes, has_pieces, end }),
+            }
+        });
+    }
+
+    async fn cut(&mut self) -> Result<(), Halt> {
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        let Some(draft) = segment.cut().await? else { return Ok(()) };
+        let (archive, complaints, gauge) = (self.archive.clone(), Arc::clone(&self.complaints), self.uploads.gauge());
+        self.uploads.begin(draft.end, true, async move {
+            let _held = gauge.hold(draft.bytes.len() as u64);
+            let piece = draft.pack().await?;
+            match persistently(&complaints, || archive.put_piece(&piece)).await? {
+                PiecePut::Conflict { theirs, .. } => {
+                    let (segment, offset) = (piece.key.segment, piece.key.offset);
+                    Err(Halt::Another(format!(
+                        "the piece of `{segment}` at {offset:#X} was stored by {} at {}",
+                        theirs.writer, theirs.written
+                    )))
+                }
+                PiecePut::Created | PiecePut::AlreadyThere => {
+                    let (of, sha256) = (piece.key.segment, piece.header.sha256);
+                    Ok(Stored::Piece { of, sha256, bytes: piece.bytes.len() as u64 })
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn stored(&mut self, finished: Finished) -> Result<(), Halt> {
+        match finished.stored {
+            Stored::Piece { of, sha256, bytes } => {
+                if let Some(segment) = &mut self.segment {
+                    segment.stored(of, sha256);
+                }
+                self.progress.change(|state| {
+                    state.pieces += 1;
+                    state.stored_bytes += bytes;
+                });
+            }
+            Stored::Segment { name, bytes, has_pieces, end } => {
+                tracing::info!("`{name}` is in the repository");
+                self.progress.change(|state| {
+                    state.segments += 1;
+                    state.stored_bytes += bytes;
+                });
+                self.to_clean.extend(has_pieces.then_some((end, name)));
+            }
+        }
+        let Some(durable) = finished.durable else { return Ok(()) };
+        // No piece of it is under way any more.
+        let whole: Vec<_> = self.to_clean.extract_if(.., |(end, _)| *end <= durable).collect();
+        whole.into_iter().for_each(|(_, name)| self.delete_tail(name));
+        self.settle(durable).await
+    }
+
+    /// The segment is whole: its pieces are in the way. What cannot be deleted is left to `expire`.
+    fn delete_tail(&mut self, name: SegmentName) {
+        while self.cleaning.try_join_next().is_some() {}
+        let archive = self.archive.clone();
+        self.cleaning.spawn(async move {
+            match archive.delete_tail(name).await {
+                Ok(deletion) => match deletion.refused {
+                    None => {}
+                    Some(error) => tracing::info!("the pieces of `{name}` stay, which is whole now: {error}"),
+                },
+                Err(error) => tracing::info!("the pieces of `{name}` stay, which is whole now: {error}"),
+            }
+        });
+    }
+
+    async fn settle(&mut self, durable: Lsn) -> Result<(), Halt> {
+        if self.positions.settle(durable) {
+            self.progress.change(|state| state.durable_at = Some(Instant::now().into_std()));
+            self.tell(false).await?;
+        }
+        if self.positions.durable() >= self.positions.received() {
+            self.pressed_since = None;
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn show(&self) {
+        let positions = &self.positions;
+        self.progress.change(|state| {
+            state.server_end = positions.server_end();
+            state.received = positions.received();
+            state.durable = positions.durable();
+            state.behind_since = positions.behind_since().map(Instant::into_std);
+        });
+    }
+
+    async fn sign_of_life(&mut self, reads: bool) -> Result<(), Halt> {
+        match reads {
+            // While nothing is read, nothing can be heard.
+            false => self.heard = Instant::now(),
+            true if self.heard.elapsed() > SILENCE => {
+                let message = format!("PostgreSQL was silent for {} s", SILENCE.as_secs());
+                return Err(Halt::Failed(Failure::new(FailureKind::Server, message)));
+            }
+            true => {}
+        }
+        self.tell(true).await
+    }
+
+    async fn tell(&mut self, wants_answer: bool) -> Result<(), Halt> {
+        let status = self.positions.tell(Instant::now());
+        Ok(self.stream.tell(&status, Timestamp::now(), wants_answer).await?)
+    }
+
+    /// Makes all durable that came.
+    async fn settle_all(&mut self) -> Result<(), Halt> {
+        loop {
+            if !self.uploads.has_piece() {
+                self.cut().await?;
+            }
+            if self.uploads.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                finished = self.uploads.finished() => self.stored(finished?).await?,
+                () = sleep_until(self.positions.due()) => self.tell(false).await?,
+            }
+        }
+    }
+
+    async fn clean_up(&mut self) {
+        let all = async { while self.cleaning.join_next().await.is_some() {} };
+        timeout(self.settings.stop_deadline, all).await.ok();
+    }
+
+    async fn stop(mut self) -> Result<Ended, Halt> {
+        let grace = self.settings.stop_deadline;
+        match timeout(grace, self.settle_all()).await {
+            Ok(settled) => settled?,
+            Err(_) => {
+                let (received, durable) = (self.positions.received(), self.positions.durable());
+                let grace = humantime::format_duration(grace);
+                let message =
+                    format!("the store did not take what came up to {received} within {grace}: durable is {durable}");
+                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(
+                    "nothing is lost while the server has it: the next start streams from where the repository ends",
+                )));
+            }
+        }
+        self.clean_up().await;
+        self.stream.close().await;
+        Ok(Ended::Stopped)
+    }
+
+    async fn end_timeline(mut self) -> Result<Ended, Halt> {
+        self.clean_up().await;
+        let (from, end) = (self.start.timeline.get(), self.positions.durable());
+        if let Some((next, at)) = self.stream.next_timeline().await? {
+            tracing::warn!("timeline {from} ends at {end}: the server is on timeline {} since {at}", next.get());
+        }
+        Ok(Ended::TimelineEnds)
+    }
+}

@@ -1,0 +1,349 @@
+//! `wal-receive`: streams WAL from a server into the repository, in pieces of the unfinished segment and in whole segments.
+//!
+//! It keeps nothing locally. Where it begins is found in the store; what the server is told to be durable is durable there. It
+//! connects again for ever once it has streamed; what makes no sense to try again ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, FailureKind};
+use super::receive_gap::{self, Onwards};
+use super::receive_halt::{Complaints, Halt, pauses};
+use super::receive_progress::ReceiveProgress;
+use super::receive_segment::Making;
+use super::receive_start::{self, KnownTail, Start};
+use super::receive_stream::{Connection, Ended};
+use super::wal_push::retrying;
+use super::{Circumstances, RepositorySettings};
+use crate::postgres::{ClusterIdent, Lsn, SegmentSize, TimelineId};
+use crate::repo::{Generation, Repository};
+use crate::server::replication::{ServerShape, SystemIdentity};
+use crate::server::replication_slot::Slot;
+use crate::server::{Conninfo, Replication};
+
+/// How WAL is received.
+#[derive(Clone)]
+pub struct ReceiveSettings {
+    /// Where to.
+    pub repository: RepositorySettings,
+    /// Where from.
+    pub conninfo: Conninfo,
+    /// The replication slot.
+    pub slot: String,
+    /// Whether the slot is made where there is none.
+    pub create_slot: bool,
+    /// How long a byte may wait for a piece.
+    pub flush: Duration,
+    /// How many bytes may.
+    pub flush_bytes: u64,
+    /// Pieces are cut as soon as there is something, for commits that wait for them.
+    pub synchronous: bool,
+    /// Ends when this position is durable.
+    pub once_to: Option<Lsn>,
+    /// The zstd level.
+    pub level: i32,
+    /// How long the store may take to store the rest when the receiver or the server stops.
+    pub stop_deadline: Duration,
+}
+
+/// How a receiver ended in order: all that came is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// The position that was asked for is durable.
+    Reached,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Receives until `stop` says so, the position is reached, or it makes no sense any more. `stop` is also obeyed while nothing can
+/// be reached.
+pub async fn run(
+    settings: &ReceiveSettings,
+    circumstances: &Circumstances,
+    progress: &ReceiveProgress,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Received, Failure> {
+    let repository = settings.repository.open().await?;
+    let mut receiver = Receiver {
+        settings,
+        circumstances,
+        progress,
+        repository,
+        store_trouble: Arc::default(),
+        trouble: Complaints::default(),
+        place: None,
+        onwards: None,
+    };
+    let mut pauses = Box::new(pauses()) as Box<dyn Iterator<Item = Duration> + Send>;
+    let mut connections = 0;
+    loop {
+        let ended = receiver.stream(&mut stop).await;
+        let known = std::mem::replace(&mut connections, progress.now().connections);
+        if known != connections {
+            pauses = Box::new(self::pauses());
+        }
+        let failure = match ended {
+            Ok(Ended::Reached) => return Ok(Received::Reached),
+            Ok(Ended::Stopped) => return Ok(Received::Stopped),
+            Ok(Ended::TimelineEnds) => continue,
+            Err(halt) => match receiver.overcome(halt, &mut stop).await {
+                Ok(()) => continue,
+                Err(failure) => failure,
+            },
+        };
+        if connections == 0 || failure.is_final {
+            return Err(failure.failure);
+        }
+        receiver.trouble.say(&format!("{}; trying again", failure.failure));
+        tokio::select! {
+            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+            () = asked(&mut stop) => return Ok(Received::Stopped),
+        }
+    }
+}
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a slot is asked for that another receiver has.
+const SLOT_PAUSE: Duration = Duration::from_secs(2);
+/// Another receiver that stores nothing for this long, or five times `flush`, counts as gone.
+const OTHER_IS_GONE: Duration = Duration::from_secs(10);
+
+struct Receiver<'a> {
+    settings: &'a ReceiveSettings,
+    circumstances: &'a Circumstances,
+    progress: &'a ReceiveProgress,
+    repository: Repository,
+    store_trouble: Arc<Complaints>,
+    trouble: Complaints,
+    /// What the last connection wanted.
+    place: Option<Place>,
+    /// Behind a gap that was found.
+    onwards: Option<Onwards>,
+}
+
+struct Place {
+    generation: Generation,
+    making: Making,
+    timeline: TimelineId,
+    from: Lsn,
+}
+
+/// A failure, and whether trying again makes no sense.
+struct Fault {
+    failure: Failure,
+    is_final: bool,
+}
+
+impl From<Halt> for Fault {
+    fn from(halt: Halt) -> Self {
+        let server = |why| Failure::new(FailureKind::Server, why);
+        match halt {
+            Halt::Refused(failure) => Fault { failure, is_final: true },
+            Halt::Failed(failure) => Fault { failure, is_final: false },
+            Halt::Another(why) | Halt::SlotInUse(why) | Halt::Removed(why) | Halt::SlotLost(why) => {
+                Fault { failure: server(why), is_final: false }
+            }
+        }
+    }
+}
+
+/// Waits until somebody asks to stop.
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could ask.
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Receiver<'_> {
+    /// One connection, from finding the place to its end.
+    async fn stream(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Ended, Halt> {
+        let connection = tokio::select! {
+            biased;
+            () = asked(stop) => return Ok(Ended::Stopped),
+            connection = self.connect() => connection?,
+        };
+        match connection {
+            Some(connection) => connection.run(stop).await,
+            None => Ok(Ended::Reached),
+        }
+    }
+
+    /// `None`: there is nothing to be received any more.
+    async fn connect(&mut self) -> Result<Option<Connection<'_>>, Halt> {
+        let settings = self.settings;
+        let mut server = Replication::connect(&settings.conninfo).await?;
+        let shape = server.shape().await?;
+        let now = server.identify_system().await?;
+        let generation = self.generation(shape.ident).await?;
+        let archive = self.repository.archive(generation);
+        let making = self.making(shape.ident, shape.segment_size);
+        let kept = self.slot(&mut server, shape).await?;
+        let timeout = server.sender_timeout().await?;
+        let history = receive_start::put_histories(&mut server, &archive, &making, now.timeline).await?;
+        let fallback = kept.unwrap_or(now.flushed);
+        let mut start = receive_start::find(&archive, &making, history.as_ref(), now, fallback).await?;
+        if let Some((timeline, from)) =
+            self.onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
+        {
+            start = Start { timeline, from, tail: KnownTail::default() };
+        }
+        let (timeline, from) = (start.timeline, start.from);
+        self.place = Some(Place { generation, making: making.clone(), timeline, from });
+        if settings.once_to.is_some_and(|to| to <= from) && self.onwards.is_none() {
+            return Ok(None);
+        }
+        refuse_ahead(now, shape, timeline, from)?;
+        let Some(stream) = server.start_wal(Some(&settings.slot), timeline, from).await? else {
+            let message = format!("PostgreSQL has no WAL of timeline {} at {from}", timeline.get());
+            return Err(Halt::Failed(Failure::new(FailureKind::Server, message)));
+        };
+        tracing::info!("streaming timeline {} from {from} on", timeline.get());
+        self.trouble.settle(&format!("streaming again, timeline {} from {from} on", timeline.get()));
+        self.progress.change(|state| {
+            state.connections += 1;
+            state.waiting = false;
+            state.timeline = Some(timeline);
+        });
+        let (progress, trouble) = (self.progress, Arc::clone(&self.store_trouble));
+        Ok(Some(Connection::new((settings, progress), trouble, (archive, making), stream, start, timeout)))
+    }
+
+    /// Of the cluster that answers. Only the first start may begin a repository.
+    async fn generation(&self, ident: ClusterIdent) -> Result<Generation, Failure> {
+        match self.place.is_none() {
+            true => {
+                let (now, writer) = (Timestamp::now(), &self.circumstances.writer);
+                retrying(|| self.repository.find_or_begin(ident, now, writer)).await
+            }
+            false => retrying(|| self.repository.find_generation(ident)).await,
+        }
+    }
+
+    fn making(&self, ident: ClusterIdent, size: SegmentSize) -> Making {
+        Making::new(ident, size, self.settings.level, self.circumstances)
+    }
+
+    /// Sees to the slot; gives from where on it keeps WAL, where the server tells.
+    async fn slot(&self, server: &mut Replication, shape: ServerShape) -> Result<Option<Lsn>, Halt> {
+        let name = &self.settings.slot;
+        let found = server.slot(shape.ident.major, name).await?;
+        if found == Slot::Missing && !self.settings.create_slot {
+            let message = format!("the server has no replication slot `{name}`");
+            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
+                "`--create-slot` makes it; from then on the server keeps WAL until it is in the repository",
+            )));
+        }
+        if self.settings.create_slot && !matches!(found, Slot::There(_)) && server.create_slot(name).await? {
+            tracing::info!("made the replication slot `{name}`");
+        }
+        match found {
+            Slot::There(kept) => Ok(kept),
+            Slot::Missing | Slot::NotTold => match server.slot(shape.ident.major, name).await? {
+                Slot::There(kept) => Ok(kept),
+                Slot::Missing | Slot::NotTold => Ok(None),
+            },
+        }
+    }
+
+    /// Does what the end of a connection asks for; what cannot be overcome here is the failure.
+    async fn overcome(&mut self, halt: Halt, stop: &mut watch::Receiver<bool>) -> Result<(), Fault> {
+        match halt {
+            Halt::Removed(why) => tokio::select! {
+                biased;
+                () = asked(stop) => Ok(()),
+                passed = self.pass_gap(why) => passed.map_err(Fault::from),
+            },
+            Halt::SlotLost(why) => self.renew_slot(&why).await.map_err(Fault::from),
+            Halt::SlotInUse(why) => {
+                self.wait_as_spare(&why);
+                tokio::select! {
+                    () = sleep(SLOT_PAUSE) => Ok(()),
+                    () = asked(stop) => Ok(()),
+                }
+            }
+            Halt::Another(why) => {
+                self.wait_as_spare(&why);
+                tokio::select! {
+                    biased;
+                    () = asked(stop) => Ok(()),
+                    gone = self.other_is_gone() => gone.map_err(|failure| Fault { failure, is_final: false }),
+                }
+            }
+            other => Err(other.into()),
+        }
+    }
+
+    fn wait_as_spare(&self, why: &str) {
+        self.trouble.say(&format!("another receiver is at work ({why}): this one waits until it is gone"));
+        self.progress.change(|state| state.waiting = true);
+    }
+
+    async fn other_is_gone(&self) -> Result<(), Failure> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let archive = self.repository.archive(place.generation);
+        let patience = OTHER_IS_GONE.max(5 * self.settings.flush);
+        let mut seen = receive_start::mark(&archive, &place.making, place.timeline).await?;
+        let mut since = Instant::now();
+        while since.elapsed() < patience {
+            sleep(patience / 4).await;
+            let now = receive_start::mark(&archive, &place.making, place.timeline).await?;
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    async fn pass_gap(&mut self, why: String) -> Result<(), Halt> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let conninfo = &self.settings.conninfo;
+        let whereto = (&self.repository, place.generation);
+        let wanted = (place.timeline, place.from);
+        let passed = receive_gap::pass(conninfo, whereto, &place.making, wanted, why, &self.store_trouble).await?;
+        let ident = place.making.ident;
+        self.onwards = Some(passed);
+        self.progress.change(|state| state.gaps += 1);
+        let mut server = Replication::connect(conninfo).await?;
+        // From PostgreSQL 16 on a slot that has lost its WAL keeps none any more, though it can be used.
+        if server.slot(ident.major, &self.settings.slot).await? == Slot::There(None) {
+            return self.renew_slot("it keeps no WAL").await;
+        }
+        Ok(())
+    }
+
+    async fn renew_slot(&self, why: &str) -> Result<(), Halt> {
+        let name = &self.settings.slot;
+        if !self.settings.create_slot {
+            let message = format!("the replication slot `{name}` is lost: {why}");
+            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
+                "drop it and make it again, or use `--create-slot`; `max_slot_wal_keep_size` bounds what a slot may keep",
+            )));
+        }
+        tracing::warn!("the replication slot `{name}` is lost ({why}) and is made again");
+        let mut server = Replication::connect(&self.settings.conninfo).await?;
+        server.drop_slot(name).await?;
+        server.create_slot(name).await?;
+        Ok(())
+    }
+}
+
+/// A standby may lag behind what its primary has stored; a primary that does is not the one whose WAL is in the repository.
+fn refuse_ahead(now: SystemIdentity, shape: ServerShape, timeline: TimelineId, from: Lsn) -> Result<(), Halt> {
+    if timeline != now.timeline || from <= now.flushed {
+        return Ok(());
+    }
+    let (timeline, flushed) = (timeline.get(), now.flushed);
+    let message =
+        format!("the repository has WAL of timeline {timeline} up to {from}, the server only up to {flushed}");
+    match shape.in_recovery {
+        true => Err(Halt::Failed(Failure::new(FailureKind::Server, message))),
+        false => Err(Halt::Refused(Failure::new(FailureKind::Conflict, message).with_hint(
+            "another server writes to this place: find out which one is the primary, and give the other its own `name`",
+        ))),
+    }
+}
