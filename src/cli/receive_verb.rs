@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::watch;
 
 use super::run::{block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, settings};
 use crate::command::receive_progress::{ReceiveProgress, ReceiveState};
+use crate::command::stop::StopButton;
 use crate::command::wal_receive::{self, ReceiveSettings, Received};
 use crate::command::{Failure, FailureKind, bounds};
 use crate::postgres::Malformed;
@@ -76,13 +76,13 @@ pub fn receive(args: &WalReceiveArgs, sources: &Sources) -> Result<u8, Failure> 
     };
     let progress = ReceiveProgress::default();
     let received = block_on_many(async {
-        let (stop, stopped) = watch::channel(false);
+        let (button, stop) = StopButton::new();
         let circumstances = circumstances();
-        let work = wal_receive::run(&wanted, &circumstances, &progress, stopped);
+        let work = wal_receive::run(&wanted, &circumstances, &progress, stop);
         let signal = async {
             let name = bounds::any_signal().await;
             tracing::info!("{name}: stopping");
-            stop.send(true).ok();
+            button.press();
             std::future::pending::<()>().await;
         };
         tokio::select! {

@@ -22,12 +22,12 @@ pub(super) type Onwards = (TimelineId, Lsn);
 /// How long a server may take to find out whether it has a segment.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Finds the oldest segment that the server still has behind `from`, and writes down what is missing in between.
+/// Finds the oldest segment that the server still has behind the one at `from`, and writes down what is missing behind `reaches`.
 pub(super) async fn pass(
     conninfo: &Conninfo,
     (repository, generation): (&Repository, Generation),
     making: &Making,
-    (timeline, from): Onwards,
+    (timeline, from, reaches): (TimelineId, Lsn, Lsn),
     reason: String,
     complaints: &Complaints,
 ) -> Result<Onwards, Halt> {
@@ -66,11 +66,11 @@ pub(super) async fn pass(
         }
     };
     let to = if onwards.0 == timeline { onwards.1 } else { end };
-    let gap = Gap::new(generation, timeline, [from, to], reason.clone(), Timestamp::now(), &making.writer);
+    let gap = Gap::new(generation, timeline, [reaches, to], reason.clone(), Timestamp::now(), &making.writer);
     persistently(complaints, || repository.record_gap(&gap)).await?;
     tracing::error!(
-        "WAL is lost: {from} to {to} of timeline {} is neither in the repository nor on the server ({reason}); streaming goes on \
-         behind it, and no backup from before can be recovered beyond {from}: take a new one",
+        "WAL is lost: {reaches} to {to} of timeline {} is neither in the repository nor on the server ({reason}); streaming goes on \
+         behind it, and no backup from before can be recovered beyond {reaches}: take a new one",
         timeline.get()
     );
     Ok(onwards)

@@ -108,6 +108,11 @@ impl Receiving {
         Lsn(self.start.0 + self.received)
     }
 
+    /// Where the segment ends.
+    pub(super) fn whole_end(&self) -> Lsn {
+        Lsn(self.start.0 + self.making.size.bytes())
+    }
+
     /// How many bytes are missing.
     pub(super) fn missing(&self) -> usize {
         (self.making.size.bytes() - self.received) as usize

@@ -22,8 +22,33 @@ pub(super) struct Start {
     pub(super) timeline: TimelineId,
     /// The start of a segment.
     pub(super) from: Lsn,
-    /// What the store has of that segment.
-    pub(super) tail: KnownTail,
+    /// What the store has of that segment and of later ones.
+    pub(super) tails: BTreeMap<SegmentName, KnownTail>,
+    /// Where the tail of the first one ends.
+    pub(super) reaches: Lsn,
+}
+
+impl Start {
+    async fn at(
+        archive: &WalArchive,
+        making: &Making,
+        timeline: TimelineId,
+        from: SegmentNumber,
+    ) -> Result<Self, Failure> {
+        let first = making.size.name(timeline, from);
+        let mut tails = BTreeMap::new();
+        for segment in retrying(|| archive.tails_from(first)).await? {
+            tails.insert(segment, KnownTail::of(retrying(|| archive.list_tail(segment)).await?));
+        }
+        let from = making.size.start(from);
+        let reaches = Lsn(from.0 + tails.get(&first).map_or(0, KnownTail::end));
+        Ok(Start { timeline, from, tails, reaches })
+    }
+
+    /// Where nothing is known to lie.
+    pub(super) fn afresh(timeline: TimelineId, from: Lsn) -> Self {
+        Start { timeline, from, tails: BTreeMap::new(), reaches: from }
+    }
 }
 
 /// The pieces of a segment, as far as one follows the other from the segment's first byte.
@@ -87,17 +112,13 @@ pub(super) async fn find(
                 None => continue,
             },
         };
-        let tail = KnownTail::of(retrying(|| archive.list_tail(size.name(timeline, from))).await?);
-        let reaches = Lsn(size.start(from).0 + tail.end());
-        if let Some((switch, next)) = end.filter(|(switch, _)| reaches >= *switch) {
-            let from = size.containing(switch);
-            let tail = KnownTail::of(retrying(|| archive.list_tail(size.name(next, from))).await?);
-            return Ok(Start { timeline: next, from: size.start(from), tail });
+        let start = Start::at(archive, making, timeline, from).await?;
+        if let Some((switch, next)) = end.filter(|(switch, _)| start.reaches >= *switch) {
+            return Ok(Start::at(archive, making, next, size.containing(switch)).await?);
         }
-        return Ok(Start { timeline, from: size.start(from), tail });
+        return Ok(start);
     }
-    let from = size.containing(fallback);
-    Ok(Start { timeline: server.timeline, from: size.start(from), tail: KnownTail::default() })
+    Ok(Start::afresh(server.timeline, size.start(size.containing(fallback))))
 }
 
 /// The last of the whole segments of a timeline that follow each other. A receiver that was killed may have stored one while

@@ -1,27 +1,25 @@
 //! One connection of a receiver: what comes goes into segments and pieces, these go to the store, and what is durable is told to
 //! the server.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::{Failure, FailureKind};
 use super::receive_feedback::Positions;
-use super::receive_halt::{Complaints, Halt, persistently};
+use super::receive_halt::Halt;
 use super::receive_progress::ReceiveProgress;
-use super::receive_segment::{Making, Receiving, packed};
+use super::receive_segment::{Making, Receiving};
 use super::receive_start::Start;
+use super::receive_store::ReceivingStore;
 use super::receive_uploads::{Finished, Stored, Uploads};
+use super::stop::Stop;
 use super::wal_receive::ReceiveSettings;
 use crate::postgres::replication_protocol::FromServer;
-use crate::postgres::{Lsn, SegmentName, WalName};
-use crate::repo::live_tail::PiecePut;
-use crate::repo::{Archived, WalArchive};
+use crate::postgres::{Lsn, SegmentName};
 use crate::server::WalStream;
 use crate::server::wal_stream::Streamed;
 
@@ -40,8 +38,7 @@ pub(super) enum Ended {
 pub(super) struct Connection<'a> {
     settings: &'a ReceiveSettings,
     progress: &'a ReceiveProgress,
-    complaints: Arc<Complaints>,
-    archive: WalArchive,
+    store: ReceivingStore,
     making: Making,
     stream: WalStream,
     start: Start,
@@ -54,22 +51,27 @@ pub(super) struct Connection<'a> {
     /// The server wants to know more than we can tell, since then: it may be stopping.
     pressed_since: Option<Instant>,
     heard: Instant,
+    /// Nothing is read since then, because too much waits for the store.
+    full_since: Option<Instant>,
 }
 
+const NOTHING_IS_LOST: &str =
+    "nothing is lost while the server has it: the next start streams from where the repository ends";
 /// Segments on their way to the store, besides the one that arrives.
 const SEGMENTS: usize = 2;
 /// Compressed bytes that wait for the store.
 const WAITING_BYTES: u64 = 24 << 20;
 /// Bytes in no piece.
 const LOOSE_BYTES: usize = 8 << 20;
+/// A server that is stopping waits until what it has sent was read. It must not wait for a store that is away.
+const LET_GO: Duration = Duration::from_secs(10);
 /// A server that is asked for a sign of life and gives none for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 
 impl<'a> Connection<'a> {
     pub(super) fn new(
         (settings, progress): (&'a ReceiveSettings, &'a ReceiveProgress),
-        complaints: Arc<Complaints>,
-        (archive, making): (WalArchive, Making),
+        (store, making): (ReceivingStore, Making),
         stream: WalStream,
         start: Start,
         timeout: Option<Duration>,
@@ -79,8 +81,7 @@ impl<'a> Connection<'a> {
             positions: Positions::new(start.from, timeout, now),
             settings,
             progress,
-            complaints,
-            archive,
+            store,
             making,
             stream,
             start,
@@ -90,11 +91,12 @@ impl<'a> Connection<'a> {
             cleaning: JoinSet::new(),
             pressed_since: None,
             heard: now,
+            full_since: None,
         }
     }
 
     /// Streams until there is a reason to end.
-    pub(super) async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<Ended, Halt> {
+    pub(super) async fn run(mut self, stop: &mut Stop) -> Result<Ended, Halt> {
         self.tell(true).await?;
         loop {
             if self.settings.once_to.is_some_and(|to| self.positions.durable() >= to) {
@@ -107,15 +109,15 @@ impl<'a> Connection<'a> {
                 continue;
             }
             let (cut_due, reads) = (self.cut_is_due(), self.has_room());
+            self.full_since = if reads { None } else { self.full_since.or(Some(Instant::now())) };
+            let (full_since, full) = (self.full_since.unwrap_or_else(Instant::now), !reads);
             tokio::select! {
                 biased;
-                asked = stop.wait_for(|stop| *stop) => {
-                    // Whoever could ask is gone: then nobody asks.
-                    if asked.is_ok() { return self.stop().await } else { std::future::pending().await }
-                }
+                () = stop.asked() => return self.stop().await,
                 finished = self.uploads.finished() => self.stored(finished?).await?,
                 () = sleep_until(self.positions.due()) => self.sign_of_life(reads).await?,
                 () = sleep_until(cut_due.unwrap_or_else(Instant::now)), if cut_due.is_some() => {}
+                () = sleep_until(full_since + LET_GO), if full => return self.let_go(stop).await,
                 came = self.stream.next(), if reads => match came? {
                     Streamed::Message(message) => self.take(message).await?,
                     Streamed::TimelineEnds => {
@@ -197,7 +199,7 @@ impl<'a> Connection<'a> {
             };
             let part = bytes.split_to(bytes.len().min(segment.missing()));
             let length = part.len();
-            if self.positions.server_end() >= self.end_of(segment.name)? {
+            if self.positions.server_end() >= segment.whole_end() {
                 segment.make_only_whole();
             }
             let equal = segment.push(part, now).await?;
@@ -216,8 +218,7 @@ impl<'a> Connection<'a> {
 
     fn next_segment(&mut self) -> Result<Receiving, Halt> {
         let name = self.making.size.name(self.start.timeline, self.making.size.containing(self.positions.received()));
-        // Only the first one can have a tail: pieces are behind all whole segments.
-        let tail = std::mem::take(&mut self.start.tail);
+        let tail = self.start.tails.remove(&name).unwrap_or_default();
         let mut segment = Receiving::begin(&self.making, name, tail.chain)?;
         if let Some(broken) = tail.broken {
             tracing::error!("`{name}` gets no more pieces, and is stored when it is whole: {broken}");
@@ -226,54 +227,24 @@ impl<'a> Connection<'a> {
         Ok(segment)
     }
 
-    fn end_of(&self, name: SegmentName) -> Result<Lsn, Failure> {
-        let number = self.making.size.number(name).map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
-        Ok(Lsn(self.making.size.start(number).0 + self.making.size.bytes()))
-    }
-
     fn put_segment(&mut self, segment: Receiving) {
-        let (archive, complaints, gauge) = (self.archive.clone(), Arc::clone(&self.complaints), self.uploads.gauge());
-        let (name, has_pieces) = (segment.name, segment.has_pieces);
+        let (store, name, has_pieces) = (self.store.clone(), segment.name, segment.has_pieces);
         let (end, packing) = segment.finish();
+        let gauge = self.uploads.gauge();
         self.uploads.begin(end, false, async move {
-            let object = packed(packing).await?;
-            let bytes = object.bytes.len() as u64;
-            let _held = gauge.hold(bytes);
-            match persistently(&complaints, || archive.put(WalName::Segment(name), &object)).await? {
-                Archived::Conflict { theirs, writer, .. } => {
-                    let ours = object.header.sha256;
-                    let message = format!(
-                        "another content is archived as `{name}`: sha256 {theirs} by {writer}; the server sent sha256 {ours}"
-                    );
-                    Err(Halt::Refused(Failure::new(FailureKind::Conflict, message).with_hint(
-                        "two servers write to one place: find out which one is the primary, and give the other its own `name`",
-                    )))
-                }
-                _ => Ok(Stored::Segment { name, bytes, has_pieces, end }),
-            }
+            let bytes = store.put_segment(name, packing, &gauge).await?;
+            Ok(Stored::Segment { name, bytes, has_pieces, end })
         });
     }
 
     async fn cut(&mut self) -> Result<(), Halt> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         let Some(draft) = segment.cut().await? else { return Ok(()) };
-        let (archive, complaints, gauge) = (self.archive.clone(), Arc::clone(&self.complaints), self.uploads.gauge());
+        let (store, gauge) = (self.store.clone(), self.uploads.gauge());
         self.uploads.begin(draft.end, true, async move {
-            let _held = gauge.hold(draft.bytes.len() as u64);
-            let piece = draft.pack().await?;
-            match persistently(&complaints, || archive.put_piece(&piece)).await? {
-                PiecePut::Conflict { theirs, .. } => {
-                    let (segment, offset) = (piece.key.segment, piece.key.offset);
-                    Err(Halt::Another(format!(
-                        "the piece of `{segment}` at {offset:#X} was stored by {} at {}",
-                        theirs.writer, theirs.written
-                    )))
-                }
-                PiecePut::Created | PiecePut::AlreadyThere => {
-                    let (of, sha256) = (piece.key.segment, piece.header.sha256);
-                    Ok(Stored::Piece { of, sha256, bytes: piece.bytes.len() as u64 })
-                }
-            }
+            let piece = store.put_piece(draft, &gauge).await?;
+            let (of, sha256) = (piece.key.segment, piece.header.sha256);
+            Ok(Stored::Piece { of, sha256, bytes: piece.bytes.len() as u64 })
         });
         Ok(())
     }
@@ -301,23 +272,12 @@ impl<'a> Connection<'a> {
         let Some(durable) = finished.durable else { return Ok(()) };
         // No piece of it is under way any more.
         let whole: Vec<_> = self.to_clean.extract_if(.., |(end, _)| *end <= durable).collect();
-        whole.into_iter().for_each(|(_, name)| self.delete_tail(name));
-        self.settle(durable).await
-    }
-
-    /// The segment is whole: its pieces are in the way. What cannot be deleted is left to `expire`.
-    fn delete_tail(&mut self, name: SegmentName) {
         while self.cleaning.try_join_next().is_some() {}
-        let archive = self.archive.clone();
-        self.cleaning.spawn(async move {
-            match archive.delete_tail(name).await {
-                Ok(deletion) => match deletion.refused {
-                    None => {}
-                    Some(error) => tracing::info!("the pieces of `{name}` stay, which is whole now: {error}"),
-                },
-                Err(error) => tracing::info!("the pieces of `{name}` stay, which is whole now: {error}"),
-            }
-        });
+        for (_, name) in whole {
+            let store = self.store.clone();
+            self.cleaning.spawn(async move { store.delete_tail(name).await });
+        }
+        self.settle(durable).await
     }
 
     async fn settle(&mut self, durable: Lsn) -> Result<(), Halt> {
@@ -382,6 +342,35 @@ impl<'a> Connection<'a> {
         timeout(self.settings.stop_deadline, all).await.ok();
     }
 
+    /// Leaves the server alone until the store has taken what waits for it.
+    async fn let_go(self, stop: &mut Stop) -> Result<Ended, Halt> {
+        let Connection { stream, mut uploads, settings, progress, store, .. } = self;
+        store
+            .complaints
+            .say("too much WAL waits for the store: the connection to PostgreSQL is given up until it is stored");
+        stream.close().await;
+        let stopped = async {
+            stop.asked().await;
+            tokio::time::sleep(settings.stop_deadline).await;
+        };
+        let stored = async {
+            while !uploads.is_empty() {
+                if let Some(durable) = uploads.finished().await?.durable {
+                    progress.change(|state| state.durable = durable);
+                }
+            }
+            Ok::<_, Halt>(())
+        };
+        tokio::select! {
+            stored = stored => stored?,
+            () = stopped => {
+                let message = "the store did not take what came before the receiver was stopped";
+                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST)));
+            }
+        }
+        Err(Halt::Failed(Failure::new(FailureKind::Unavailable, "the store is slow, and has taken now what came")))
+    }
+
     async fn stop(mut self) -> Result<Ended, Halt> {
         let grace = self.settings.stop_deadline;
         match timeout(grace, self.settle_all()).await {
@@ -391,9 +380,7 @@ impl<'a> Connection<'a> {
                 let grace = humantime::format_duration(grace);
                 let message =
                     format!("the store did not take what came up to {received} within {grace}: durable is {durable}");
-                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(
-                    "nothing is lost while the server has it: the next start streams from where the repository ends",
-                )));
+                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST)));
             }
         }
         self.clean_up().await;

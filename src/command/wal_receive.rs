@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, FailureKind};
@@ -15,8 +14,10 @@ use super::receive_gap::{self, Onwards};
 use super::receive_halt::{Complaints, Halt, pauses};
 use super::receive_progress::ReceiveProgress;
 use super::receive_segment::Making;
-use super::receive_start::{self, KnownTail, Start};
+use super::receive_start::{self, Start};
+use super::receive_store::ReceivingStore;
 use super::receive_stream::{Connection, Ended};
+use super::stop::Stop;
 use super::wal_push::retrying;
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::{ClusterIdent, Lsn, SegmentSize, TimelineId};
@@ -65,7 +66,7 @@ pub async fn run(
     settings: &ReceiveSettings,
     circumstances: &Circumstances,
     progress: &ReceiveProgress,
-    mut stop: watch::Receiver<bool>,
+    mut stop: Stop,
 ) -> Result<Received, Failure> {
     let repository = settings.repository.open().await?;
     let mut receiver = Receiver {
@@ -101,7 +102,7 @@ pub async fn run(
         receiver.trouble.say(&format!("{}; trying again", failure.failure));
         tokio::select! {
             () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-            () = asked(&mut stop) => return Ok(Received::Stopped),
+            () = stop.asked() => return Ok(Received::Stopped),
         }
     }
 }
@@ -130,6 +131,8 @@ struct Place {
     making: Making,
     timeline: TimelineId,
     from: Lsn,
+    /// Up to where the repository has pieces behind that.
+    reaches: Lsn,
 }
 
 /// A failure, and whether trying again makes no sense.
@@ -151,20 +154,12 @@ impl From<Halt> for Fault {
     }
 }
 
-/// Waits until somebody asks to stop.
-async fn asked(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        // Nobody is left who could ask.
-        std::future::pending::<()>().await;
-    }
-}
-
 impl Receiver<'_> {
     /// One connection, from finding the place to its end.
-    async fn stream(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Ended, Halt> {
+    async fn stream(&mut self, stop: &mut Stop) -> Result<Ended, Halt> {
         let connection = tokio::select! {
             biased;
-            () = asked(stop) => return Ok(Ended::Stopped),
+            () = stop.asked() => return Ok(Ended::Stopped),
             connection = self.connect() => connection?,
         };
         match connection {
@@ -190,10 +185,10 @@ impl Receiver<'_> {
         if let Some((timeline, from)) =
             self.onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
         {
-            start = Start { timeline, from, tail: KnownTail::default() };
+            start = Start::afresh(timeline, from);
         }
-        let (timeline, from) = (start.timeline, start.from);
-        self.place = Some(Place { generation, making: making.clone(), timeline, from });
+        let (timeline, from, reaches) = (start.timeline, start.from, start.reaches);
+        self.place = Some(Place { generation, making: making.clone(), timeline, from, reaches });
         if settings.once_to.is_some_and(|to| to <= from) && self.onwards.is_none() {
             return Ok(None);
         }
@@ -209,8 +204,8 @@ impl Receiver<'_> {
             state.waiting = false;
             state.timeline = Some(timeline);
         });
-        let (progress, trouble) = (self.progress, Arc::clone(&self.store_trouble));
-        Ok(Some(Connection::new((settings, progress), trouble, (archive, making), stream, start, timeout)))
+        let store = ReceivingStore { archive, complaints: Arc::clone(&self.store_trouble) };
+        Ok(Some(Connection::new((settings, self.progress), (store, making), stream, start, timeout)))
     }
 
     /// Of the cluster that answers. Only the first start may begin a repository.
@@ -251,11 +246,11 @@ impl Receiver<'_> {
     }
 
     /// Does what the end of a connection asks for; what cannot be overcome here is the failure.
-    async fn overcome(&mut self, halt: Halt, stop: &mut watch::Receiver<bool>) -> Result<(), Fault> {
+    async fn overcome(&mut self, halt: Halt, stop: &mut Stop) -> Result<(), Fault> {
         match halt {
             Halt::Removed(why) => tokio::select! {
                 biased;
-                () = asked(stop) => Ok(()),
+                () = stop.asked() => Ok(()),
                 passed = self.pass_gap(why) => passed.map_err(Fault::from),
             },
             Halt::SlotLost(why) => self.renew_slot(&why).await.map_err(Fault::from),
@@ -263,14 +258,14 @@ impl Receiver<'_> {
                 self.wait_as_spare(&why);
                 tokio::select! {
                     () = sleep(SLOT_PAUSE) => Ok(()),
-                    () = asked(stop) => Ok(()),
+                    () = stop.asked() => Ok(()),
                 }
             }
             Halt::Another(why) => {
                 self.wait_as_spare(&why);
                 tokio::select! {
                     biased;
-                    () = asked(stop) => Ok(()),
+                    () = stop.asked() => Ok(()),
                     gone = self.other_is_gone() => gone.map_err(|failure| Fault { failure, is_final: false }),
                 }
             }
@@ -303,7 +298,7 @@ impl Receiver<'_> {
         let Some(place) = &self.place else { return Ok(()) };
         let conninfo = &self.settings.conninfo;
         let whereto = (&self.repository, place.generation);
-        let wanted = (place.timeline, place.from);
+        let wanted = (place.timeline, place.from, place.reaches);
         let passed = receive_gap::pass(conninfo, whereto, &place.making, wanted, why, &self.store_trouble).await?;
         let ident = place.making.ident;
         self.onwards = Some(passed);

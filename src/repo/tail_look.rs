@@ -19,6 +19,21 @@ impl WalArchive {
         Ok(found)
     }
 
+    /// The segments of a timeline that have pieces, from this one on.
+    pub async fn tails_from(&self, first: SegmentName) -> Result<Vec<SegmentName>, RepoError> {
+        let timeline = self.layout.live_timeline(self.generation, first.timeline);
+        let before = self.layout.live_segment(self.generation, first);
+        let mut found = Vec::new();
+        self.store
+            .visit_after(&timeline, Some(before.as_str()), 1000, |listed| {
+                found.extend(self.layout.parse_live(&listed.name).map(|(_, piece)| piece.segment));
+                found.dedup();
+                Visit::More
+            })
+            .await?;
+        Ok(found)
+    }
+
     /// The offset of the last piece of a segment.
     pub async fn last_piece(&self, segment: SegmentName) -> Result<Option<u32>, RepoError> {
         let mut last = None;
@@ -55,6 +70,8 @@ mod tests {
         }
         assert_eq!(archive.oldest_tail(TimelineId::FIRST).await.unwrap(), Some(first));
         assert_eq!(archive.oldest_tail(TimelineId::new(2).unwrap()).await.unwrap(), None);
+        assert_eq!(archive.tails_from(first).await.unwrap(), [first]);
+        assert_eq!(archive.tails_from(second).await.unwrap(), []);
         assert_eq!(archive.last_piece(first).await.unwrap(), Some(0xA00));
         assert_eq!(archive.last_piece(second).await.unwrap(), None);
     }

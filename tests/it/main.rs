@@ -62,6 +62,7 @@ mod unreachable_targets;
 mod verify;
 mod verify_deep;
 mod wal_index;
+mod wal_receive;
 mod watch;
 mod words;
 mod wrong_servers;
