@@ -44,11 +44,6 @@ impl Start {
         let reaches = Lsn(from.0 + tails.get(&first).map_or(0, KnownTail::end));
         Ok(Start { timeline, from, tails, reaches })
     }
-
-    /// Where nothing is known to lie.
-    pub(super) fn afresh(timeline: TimelineId, from: Lsn) -> Self {
-        Start { timeline, from, tails: BTreeMap::new(), reaches: from }
-    }
 }
 
 /// The pieces of a segment, as far as one follows the other from the segment's first byte.
@@ -118,7 +113,7 @@ pub(super) async fn find(
         }
         return Ok(start);
     }
-    Ok(Start::afresh(server.timeline, size.start(size.containing(fallback))))
+    Ok(Start::at(archive, making, server.timeline, size.containing(fallback)).await?)
 }
 
 /// The last of the whole segments of a timeline that follow each other. A receiver that was killed may have stored one while

@@ -19,7 +19,7 @@ use super::receive_uploads::{Finished, Stored, Uploads};
 use super::stop::Stop;
 use super::wal_receive::ReceiveSettings;
 use crate::postgres::replication_protocol::FromServer;
-use crate::postgres::{Lsn, SegmentName};
+use crate::postgres::{Lsn, SegmentName, TimelineId};
 use crate::server::WalStream;
 use crate::server::wal_stream::Streamed;
 
@@ -30,8 +30,8 @@ pub(super) enum Ended {
     Reached,
     /// It was asked to stop, and all that came is durable.
     Stopped,
-    /// The timeline ends, and all of it is durable.
-    TimelineEnds,
+    /// The timeline ends, and what came of it is durable. The server goes on with another one, which began there.
+    TimelineEnds(Option<(TimelineId, Lsn)>),
 }
 
 /// A connection that streams.
@@ -297,7 +297,7 @@ impl<'a> Connection<'a> {
         self.progress.change(|state| {
             state.server_end = positions.server_end();
             state.received = positions.received();
-            state.durable = positions.durable();
+            state.durable = state.durable.max(positions.durable());
             state.behind_since = positions.behind_since().map(Instant::into_std);
         });
     }
@@ -391,9 +391,10 @@ impl<'a> Connection<'a> {
     async fn end_timeline(mut self) -> Result<Ended, Halt> {
         self.clean_up().await;
         let (from, end) = (self.start.timeline.get(), self.positions.durable());
-        if let Some((next, at)) = self.stream.next_timeline().await? {
+        let next = self.stream.next_timeline().await?;
+        if let Some((next, at)) = next {
             tracing::warn!("timeline {from} ends at {end}: the server is on timeline {} since {at}", next.get());
         }
-        Ok(Ended::TimelineEnds)
+        Ok(Ended::TimelineEnds(next))
     }
 }

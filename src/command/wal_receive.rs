@@ -90,7 +90,10 @@ pub async fn run(
         let failure = match ended {
             Ok(Ended::Reached) => return Ok(Received::Reached),
             Ok(Ended::Stopped) => return Ok(Received::Stopped),
-            Ok(Ended::TimelineEnds) => continue,
+            Ok(Ended::TimelineEnds(next)) => {
+                receiver.onwards = next.or(receiver.onwards);
+                continue;
+            }
             Err(halt) => match receiver.overcome(halt, &mut stop).await {
                 Ok(()) => continue,
                 Err(failure) => failure,
@@ -122,7 +125,7 @@ struct Receiver<'a> {
     trouble: Complaints,
     /// What the last connection wanted.
     place: Option<Place>,
-    /// Behind a gap that was found.
+    /// Behind a gap that was found, or the end of a timeline.
     onwards: Option<Onwards>,
 }
 
@@ -185,10 +188,14 @@ impl Receiver<'_> {
         if let Some((timeline, from)) =
             self.onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
         {
-            start = Start::afresh(timeline, from);
+            start = Start::at(&archive, &making, timeline, making.size.containing(from)).await?;
         }
         let (timeline, from, reaches) = (start.timeline, start.from, start.reaches);
         self.place = Some(Place { generation, making: making.clone(), timeline, from, reaches });
+        self.progress.change(|state| {
+            (state.timeline, state.received, state.durable, state.server_end) =
+                (Some(timeline), from, from, now.flushed);
+        });
         if settings.once_to.is_some_and(|to| to <= from) && self.onwards.is_none() {
             return Ok(None);
         }
@@ -202,7 +209,6 @@ impl Receiver<'_> {
         self.progress.change(|state| {
             state.connections += 1;
             state.waiting = false;
-            state.timeline = Some(timeline);
         });
         let store = ReceivingStore { archive, complaints: Arc::clone(&self.store_trouble) };
         Ok(Some(Connection::new((settings, self.progress), (store, making), stream, start, timeout)))
