@@ -29,7 +29,8 @@ pub(super) struct Start {
 }
 
 impl Start {
-    async fn at(
+    /// At this segment, with what the store has of it and of later ones.
+    pub(super) async fn at(
         archive: &WalArchive,
         making: &Making,
         timeline: TimelineId,

@@ -88,6 +88,8 @@ pub async fn run(
             pauses = Box::new(self::pauses());
         }
         let failure = match ended {
+            // What is behind a gap is durable, but not everything before it.
+            Ok(Ended::Reached) if progress.now().gaps > 0 => return Err(gap()),
             Ok(Ended::Reached) => return Ok(Received::Reached),
             Ok(Ended::Stopped) => return Ok(Received::Stopped),
             Ok(Ended::TimelineEnds(next)) => {
@@ -331,6 +333,12 @@ impl Receiver<'_> {
         server.create_slot(name).await?;
         Ok(())
     }
+}
+
+fn gap() -> Failure {
+    Failure::new(FailureKind::Gap, "the position is reached, but WAL before it is lost").with_hint(
+        "`record/gap/` in the repository says which; take a new backup: none from before can be recovered beyond it",
+    )
 }
 
 /// A standby may lag behind what its primary has stored; a primary that does is not the one whose WAL is in the repository.
