@@ -10,9 +10,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::ledger::Ledger;
-use crate::pitr::archiving;
-use crate::postgres::{Cluster, Installation, Lsn, StopMode, happens_within};
+use crate::ledger::{Expect, Ledger};
+use crate::pitr::{archiving, prepared, restore_command};
+use crate::postgres::{Cluster, Installation, Lsn, Recovery, RecoveryTarget, StopMode, happens_within};
 use crate::program::{Call, Outcome, finish};
 use crate::repository::{Repository, history_key, segment_key};
 
@@ -454,6 +454,29 @@ fn what_cannot_work_is_said_at_the_start() {
     call(&repository, &other, &[]).run().code(1).says("belongs to another cluster");
     cluster.stop(StopMode::Fast);
     at(&[]).run().code(17).says("cannot connect to PostgreSQL");
+}
+
+/// What archive_command never got, because the segment was not full, is recovered from its pieces.
+#[test]
+fn a_destroyed_server_is_recovered_from_the_tail() {
+    let repository = Repository::s3();
+    let cluster = archiving(&repository, Installation::preferred(), 1);
+    let ledger = Ledger::create(&cluster);
+    let backup = cluster.base_backup();
+    let receiver = Running::start(&call(&repository, &cluster, &["--synchronous"]));
+    ledger.write(20, 30_000);
+    ledger.write(20, 10);
+    let written = ledger.tip();
+    cluster.wait_until("stored", A_MINUTE, || {
+        cluster.value(&format!("select max(flush_lsn) >= '{}' from pg_stat_replication", written.lsn)) == "t"
+    });
+    receiver.kill_9();
+    cluster.kill_9();
+    let recovery = Recovery::new(restore_command(), RecoveryTarget::Latest);
+    let restored = prepared(&repository, &backup, &recovery);
+    restored.start();
+    restored.wait_promoted(A_MINUTE);
+    ledger.judge(&restored, &Expect::at_least(written)).unwrap();
 }
 
 #[test]
