@@ -46,6 +46,7 @@ pub fn run(args: &InitArgs, global: &Global, sources: &Sources, circumstances: &
         repository,
         pgdata,
         conninfo,
+        slot: String::new(),
         binary: None,
         read_words: super::archive_command::read,
         switch_within: None,

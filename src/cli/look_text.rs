@@ -6,7 +6,7 @@ use super::output::{check_text, one_line, size};
 use crate::command::check::{CheckReport, Level};
 use crate::command::list::{Kind, ListReport, ListedBackup, ListedState};
 use crate::command::show::{Details, MissingWal, ShowReport};
-use crate::command::status::{IntervalStatus, ServerStatus, StatusReport, TimelineStatus};
+use crate::command::status::{IntervalStatus, ReceiverStatus, ServerStatus, StatusReport, TimelineStatus};
 use crate::command::status_expiry::ExpiryStatus;
 use crate::repo::BackupId;
 use crate::repo::manifest::Method;
@@ -302,8 +302,12 @@ fn expiry(expiry: &ExpiryStatus) -> String {
 fn server_text(server: &ServerStatus) -> String {
     match server {
         ServerStatus::Unreachable { reason } => format!("not asked: {}", one_line(reason)),
-        ServerStatus::Reachable { archive_mode, archive_timeout, in_recovery, trouble, .. } => {
-            let archiver = trouble.as_deref().map_or("archiving does not fail".to_owned(), one_line);
+        ServerStatus::Reachable { archive_mode, archive_timeout, in_recovery, trouble, receiver, .. } => {
+            let mut archiver = trouble.as_deref().map_or("archiving does not fail".to_owned(), one_line);
+            if let Some(ReceiverStatus { durable: Some(durable), behind_bytes, .. }) = receiver {
+                let behind = u64::try_from(behind_bytes.unwrap_or(0)).unwrap_or(0);
+                archiver.push_str(&format!("; streamed up to {durable}, {} behind", size(behind)));
+            }
             let role = if *in_recovery { "standby" } else { "primary" };
             format!("{role}, archive_mode {archive_mode}, archive_timeout {archive_timeout} s; {archiver}")
         }

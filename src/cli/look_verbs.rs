@@ -42,6 +42,7 @@ pub fn status(args: &StatusArgs, color: ColorArg, sources: &Sources) -> Result<u
     let wanted = Status {
         repository: settings::repository(sources)?,
         conninfo: if args.no_server { None } else { Some(settings::conninfo(sources)?) },
+        slot: sources.get("receive.slot").unwrap_or_default().to_owned(),
         policy: settings::retention(sources)?,
     };
     if let Some(interval) = &args.watch {

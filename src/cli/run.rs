@@ -357,6 +357,7 @@ fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> 
         repository: settings::repository(sources)?,
         pgdata: settings::pgdata(sources),
         conninfo: settings::conninfo(sources)?,
+        slot: sources.get("receive.slot").unwrap_or_default().to_owned(),
         binary: std::env::current_exe().and_then(std::fs::canonicalize).ok(),
         read_words: super::archive_command::read,
         switch_within: (!args.no_switch).then_some(within),

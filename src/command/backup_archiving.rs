@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::failure::{Failure, FailureKind};
 use crate::postgres::{ClusterIdent, Lsn, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::repo::{Generation, RepoError, Repository};
-use crate::server::BackupSession;
 use crate::server::backup_session::ServerAtBackup;
+use crate::server::{BackupSession, ServerError};
 
 const HINT: &str = "`pgark check` finds out why; the server's log has the archiver's messages";
 
@@ -25,13 +25,13 @@ pub(super) async fn prove_archiving(
     if server.in_recovery {
         return Ok(repository.find_generation(ident).await?);
     }
-    if !server.archives {
+    if !server.archives && session.received_up_to().await?.is_none() {
         return Err(not_archiving());
     }
     let segment = session.switch_wal().await?;
     let begin = Instant::now();
     while begin.elapsed() < archive_wait {
-        if session.last_archived().await?.is_some_and(|last| is_archived(&last, segment)) {
+        if is_stored_by(session, segment).await? {
             let generation = repository.find_generation(ident).await?;
             let header = repository.archive(generation).header_of(segment).await?;
             if header.is_some_and(|header| header.ident() == ident) {
@@ -45,6 +45,17 @@ pub(super) async fn prove_archiving(
     Err(too_late(segment, archive_wait))
 }
 
+/// Whether this server says that its archiver, or a receiver that streams from it, has stored a segment.
+pub(super) async fn is_stored_by(session: &BackupSession, segment: WalName) -> Result<bool, ServerError> {
+    if session.last_archived().await?.is_some_and(|last| is_archived(&last, segment)) {
+        return Ok(true);
+    }
+    let Some(name) = segment.segment() else { return Ok(false) };
+    let Some(durable) = session.received_up_to().await? else { return Ok(false) };
+    let size = session.segment_size().await?;
+    Ok(size.number(name).is_ok_and(|number| durable >= size.start(SegmentNumber(number.0 + 1))))
+}
+
 /// How long to wait for a segment before the next look: a tenth of a second at first, later seconds, for a look may cost money.
 pub(super) fn pause(waited: Duration) -> Duration {
     (waited / 4).clamp(Duration::from_millis(100), Duration::from_secs(5))
@@ -56,7 +67,7 @@ pub(super) fn short_pause(waited: Duration) -> Duration {
 }
 
 /// Whether an archiver whose last file was `last` has archived `segment`: names of one timeline are in order.
-pub(super) fn is_archived(last: &str, segment: WalName) -> bool {
+fn is_archived(last: &str, segment: WalName) -> bool {
     let segment = segment.to_string();
     last.get(..24).is_some_and(|last| last[..8] == segment[..8] && *last >= *segment)
 }
@@ -150,7 +161,7 @@ pub(super) async fn prove_history(
 
 /// A server whose backups are worthless.
 pub(super) fn not_archiving() -> Failure {
-    let message = "the server does not archive its WAL (`archive_mode` is off)";
+    let message = "the server does not archive its WAL (`archive_mode` is off), and no `pgark wal-receive` streams it";
     Failure::new(FailureKind::Server, message).with_hint(HINT)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::backup_archiving::{is_archived, pause, short_pause};
+use super::backup_archiving::{is_stored_by, pause, short_pause};
 use super::basebackup::Basebackup;
 use super::failure::{Failure, FailureKind};
 use crate::postgres::{SegmentName, WalName};
@@ -86,9 +86,9 @@ impl<'a> Witness<'a> {
         let Some(session) = self.session.filter(|_| !self.backup.from_standby) else { return };
         let begin = Instant::now();
         while begin.elapsed() < A_MOMENT.min(longest) {
-            match session.last_archived().await {
-                Ok(Some(archived)) if is_archived(&archived, WalName::Segment(last)) => return,
-                Ok(_) => sleep(short_pause(begin.elapsed())).await,
+            match is_stored_by(session, WalName::Segment(last)).await {
+                Ok(true) => return,
+                Ok(false) => sleep(short_pause(begin.elapsed())).await,
                 Err(_) => return,
             }
         }
@@ -98,9 +98,9 @@ impl<'a> Witness<'a> {
         let Some(session) = self.another.as_ref().or(self.session).filter(|_| !self.backup.from_standby) else {
             return Ok(true);
         };
-        match session.last_archived().await {
-            Ok(Some(archived)) if is_archived(&archived, WalName::Segment(last)) => Ok(true),
-            Ok(_) => {
+        match is_stored_by(session, WalName::Segment(last)).await {
+            Ok(true) => Ok(true),
+            Ok(false) => {
                 let since = *self.doubts.get_or_insert_with(Instant::now);
                 if since.elapsed() >= DOUBTFUL && !self.asked_for_more {
                     self.asked_for_more = true;

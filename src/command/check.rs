@@ -21,6 +21,8 @@ pub struct Check {
     pub pgdata: Option<PathBuf>,
     /// How to reach the server.
     pub conninfo: Conninfo,
+    /// The replication slot that `wal-receive` would stream from.
+    pub slot: String,
     /// This binary, which `archive_command` should run.
     pub binary: Option<PathBuf>,
     /// Reads the words of `archive_command`.

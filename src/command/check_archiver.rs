@@ -93,6 +93,7 @@ fn behind(facts: &ServerFacts, last: &str) -> i64 {
 pub(super) mod tests {
     use super::*;
     use crate::postgres::SystemId;
+    use crate::server::receivers::Receiving;
 
     pub(in crate::command) fn facts() -> ServerFacts {
         ServerFacts {
@@ -109,6 +110,7 @@ pub(super) mod tests {
             last_archived: Some(("000000010000000000000004".into(), 5.0)),
             writing: Some(("000000010000000000000005".into(), 16 << 20)),
             waiting: None,
+            receiving: Receiving::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::archive_command::judge;
 use super::check::{Check, Finding, Findings, Level};
-use super::{check_archiver, check_switch};
+use super::{check_archiver, check_receiver, check_switch};
 use crate::disk::DataDir;
 use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
@@ -19,7 +19,7 @@ pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings
         Ok(session) => session,
         Err(error) => return findings.add(unknown(error)),
     };
-    let facts = match session.facts().await {
+    let facts = match session.facts(&check.slot).await {
         Ok(facts) => facts,
         Err(error) => return findings.add(unknown(error)),
     };
@@ -29,8 +29,11 @@ pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings
     }
     findings.add(archive_mode(&facts));
     findings.add(wal_level(&facts));
-    findings.add(archive_command(check, &facts).await);
-    findings.add(check_archiver::judge(&facts));
+    if !facts.is_only_streamed() {
+        findings.add(archive_command(check, &facts).await);
+        findings.add(check_archiver::judge(&facts));
+    }
+    check_receiver::judge(&facts.receiving).into_iter().for_each(|finding| findings.add(finding));
     if let Some(repository) = repository {
         findings.add(cluster(&facts, repository).await);
         findings.add(check_switch::ask(check, &session, &facts, repository).await);
@@ -84,6 +87,7 @@ fn archive_mode(facts: &ServerFacts) -> Finding {
     let message = format!("archive_mode is `{}`", facts.archive_mode);
     match facts.archive_mode.as_str() {
         "on" | "always" => Finding::ok("archive_mode", message),
+        _ if facts.is_only_streamed() => Finding::ok("archive_mode", format!("{message}: wal-receive stores the WAL")),
         _ => Finding::not_ok("archive_mode", Level::Fail, message, "set `archive_mode = on` and restart the server"),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::check::{Check, Finding, Level};
-use crate::postgres::{ClusterIdent, PgMajor, WalName};
+use crate::postgres::{ClusterIdent, Lsn, PgMajor, SegmentNumber, SegmentSize, WalName};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
 use crate::server::session::{Archiver, ServerError, ServerFacts};
@@ -27,7 +27,7 @@ pub async fn ask(check: &Check, session: &Session, facts: &ServerFacts, reposito
     if facts.in_recovery {
         return Finding::ok(CHECK, "not tried: a standby cannot switch; ask the primary");
     }
-    if !matches!(facts.archive_mode.as_str(), "on" | "always") {
+    if facts.archive_mode == "off" && !facts.is_only_streamed() {
         return Finding::not_ok(CHECK, Level::Unknown, "not tried: nothing is archived", "see `archive_mode`");
     }
     let ident = ClusterIdent { system_id: facts.system_id, major };
@@ -35,10 +35,11 @@ pub async fn ask(check: &Check, session: &Session, facts: &ServerFacts, reposito
         Ok(switched) => switched,
         Err(finding) => return finding,
     };
+    let end = end_of(name, facts);
     let begin = Instant::now();
     let mut state = Progress::default();
     while begin.elapsed() < within {
-        state = match look(session, repository, ident, name, &before).await {
+        state = match look(session, repository, ident, (name, end), &before).await {
             Ok(state) => state,
             Err(finding) => return finding,
         };
@@ -77,7 +78,7 @@ async fn switch(
 /// What is known of a segment on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
-    /// PostgreSQL says that it was archived.
+    /// PostgreSQL says that it was archived, or a receiver that it is durable.
     archived: bool,
     /// The last failed try was for it.
     failed: bool,
@@ -89,16 +90,24 @@ async fn look(
     session: &Session,
     repository: &Repository,
     ident: ClusterIdent,
-    name: WalName,
+    (name, end): (WalName, Option<Lsn>),
     before: &Archiver,
 ) -> Result<Progress, Finding> {
     let unknown = |error: ServerError| Finding::not_ok(CHECK, Level::Unknown, error.to_string(), "see `server`");
     let now = session.archiver().await.map_err(unknown)?;
+    let received = session.received_up_to().await.map_err(unknown)?;
     Ok(Progress {
-        archived: has_archived(&now, before, name),
+        archived: has_archived(&now, before, name) || end.is_some_and(|end| received >= Some(end)),
         failed: now.failed_count > before.failed_count && now.last_failed.as_deref() == Some(&name.to_string()),
         stored: stored(repository, ident, name).await?,
     })
+}
+
+/// The position behind a segment.
+fn end_of(name: WalName, facts: &ServerFacts) -> Option<Lsn> {
+    let size = SegmentSize::new(u64::try_from(facts.writing.as_ref()?.1).ok()?).ok()?;
+    let SegmentNumber(number) = size.number(name.segment()?).ok()?;
+    Some(size.start(SegmentNumber(number + 1)))
 }
 
 /// Segments of a timeline are archived in order, so a later one will do.

@@ -14,6 +14,7 @@ pub mod basebackup;
 pub mod bounds;
 pub mod check;
 pub mod check_archiver;
+mod check_receiver;
 pub mod check_server;
 pub mod check_store;
 pub mod check_switch;

@@ -20,12 +20,13 @@ use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::remote_copy::{Received, receive};
 use super::remote_files::Arrived;
+use crate::postgres::SegmentNumber;
 use crate::postgres::backup_files::BackupFiles;
 use crate::postgres::control_details::ControlDetails;
 use crate::postgres::control_file::ControlFile;
 use crate::postgres::tablespace_map::{TablespaceLink, TablespaceMap};
 use crate::repo::manifest::Tablespace;
-use crate::repo::{Generation, Repository};
+use crate::repo::{Generation, RepoError, Repository};
 use crate::server::backup_session::{Started, Stopped};
 use crate::server::base_backup::{BackupStart, BaseBackupRequest};
 use crate::server::replication::ServerShape;
@@ -41,6 +42,10 @@ pub(super) async fn take(
     let mut replication = Replication::connect(&settings.conninfo).await?;
     let shape = replication.shape().await?;
     let session = sql_session(settings, &shape).await?;
+    let streamed = !shape.archives && is_streamed(&repository, &mut replication, &shape, session.as_ref()).await?;
+    if !shape.in_recovery && !shape.archives && !streamed {
+        return Err(not_archiving());
+    }
     let (generation, proven) = prove_before(settings, &repository, &shape, session.as_ref()).await?;
 
     progress.enter(Phase::Checkpoint);
@@ -157,6 +162,29 @@ async fn revived(
     }
 }
 
+/// Whether a receiver streams the WAL of a server that does not archive: the server knows, or else the repository has the segment before the
+/// one that is being written.
+async fn is_streamed(
+    repository: &Repository,
+    replication: &mut Replication,
+    shape: &ServerShape,
+    session: Option<&BackupSession>,
+) -> Result<bool, Failure> {
+    if let Some(session) = session
+        && session.received_up_to().await?.is_some()
+    {
+        return Ok(true);
+    }
+    let generation = match repository.find_generation(shape.ident).await {
+        Err(RepoError::NoIdentity { .. }) => return Ok(false),
+        other => other?,
+    };
+    let server = replication.identify_system().await?;
+    let SegmentNumber(writing) = shape.segment_size.containing(server.flushed);
+    let before = shape.segment_size.name(server.timeline, SegmentNumber(writing.saturating_sub(1)));
+    Ok(repository.archive(generation).first_missing(before, before, shape.segment_size).await?.is_none())
+}
+
 /// Shows that archiving works, if that can be shown before the start. A standby cannot end a segment: there what
 /// it has replayed shows it, once its start is known.
 async fn prove_before(
@@ -165,9 +193,6 @@ async fn prove_before(
     shape: &ServerShape,
     session: Option<&BackupSession>,
 ) -> Result<(Generation, bool), Failure> {
-    if !shape.in_recovery && !shape.archives {
-        return Err(not_archiving());
-    }
     if let (Some(session), false) = (session, shape.in_recovery)
         && session.may_switch_wal().await?
     {

@@ -12,7 +12,7 @@ use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
 use super::show::MissingWal;
 use super::status_expiry::{self, ExpiryStatus};
-pub use super::status_server::ServerStatus;
+pub use super::status_server::{ReceiverStatus, ServerStatus};
 use super::status_server::{about_server, ask_server, server_status};
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::{Lsn, SegmentName, TimelineId};
@@ -30,6 +30,8 @@ pub struct Status {
     pub repository: RepositorySettings,
     /// How to reach the server; `None`: do not try.
     pub conninfo: Option<Conninfo>,
+    /// The replication slot that `wal-receive` would stream from.
+    pub slot: String,
     /// What `expire` goes by.
     pub policy: Policy,
 }
@@ -183,7 +185,7 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let none = || Failure::new(FailureKind::NoIdentity, "the repository has no generation");
     let identity: &Identity = identities.newest().ok_or_else(none)?;
     let stock = settled(status, circumstances, &repository, (identity, &identities));
-    let (stock, facts) = tokio::join!(stock, ask_server(status.conninfo.as_ref()));
+    let (stock, facts) = tokio::join!(stock, ask_server(status.conninfo.as_ref(), &status.slot));
     let (inventory, health, expiry) = stock?;
     let times = Times::read(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::check::{Finding, Level};
-use super::check_archiver;
-use crate::postgres::{ClusterIdent, PgMajor};
+use super::{check_archiver, check_receiver};
+use crate::postgres::{ClusterIdent, Lsn, PgMajor};
+use crate::server::receivers::Receiving;
 use crate::server::session::ServerFacts;
 use crate::server::{Conninfo, Session};
 
@@ -28,6 +29,8 @@ pub enum ServerStatus {
         trouble: Option<String>,
         /// Failures since its statistics were reset.
         failed_count: i64,
+        /// Who streams its WAL.
+        receiver: Option<ReceiverStatus>,
     },
     /// It does not.
     Unreachable {
@@ -36,14 +39,37 @@ pub enum ServerStatus {
     },
 }
 
+/// A receiver of pgark, or its slot, as the server sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReceiverStatus {
+    /// What it has reported as durable; `None`: it is away, or we may not know.
+    pub durable: Option<Lsn>,
+    /// Bytes behind the end of the server's WAL.
+    pub behind_bytes: Option<i64>,
+    /// Bytes of WAL that its slot makes the server keep.
+    pub kept_bytes: Option<i64>,
+    /// What is wrong, in words.
+    pub trouble: Option<String>,
+}
+
+fn receiver_status(receiving: &Receiving) -> Option<ReceiverStatus> {
+    let there = receiving.durable.is_some() || receiving.slot.is_some();
+    there.then(|| ReceiverStatus {
+        durable: receiving.durable,
+        behind_bytes: receiving.behind,
+        kept_bytes: receiving.slot.as_ref().and_then(|slot| slot.kept),
+        trouble: check_receiver::trouble(receiving).map(|finding| finding.message),
+    })
+}
+
 /// The server is a side matter here.
 const SERVER_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn ask_server(conninfo: Option<&Conninfo>) -> Option<Result<ServerFacts, String>> {
+pub(super) async fn ask_server(conninfo: Option<&Conninfo>, slot: &str) -> Option<Result<ServerFacts, String>> {
     let asking = async {
         let session = Session::connect(conninfo?).await.map_err(|e| e.to_string());
         match session {
-            Ok(session) => Some(session.facts().await.map_err(|e| e.to_string())),
+            Ok(session) => Some(session.facts(slot).await.map_err(|e| e.to_string())),
             Err(error) => Some(Err(error)),
         }
     };
@@ -60,12 +86,17 @@ pub(super) fn about_server(facts: &ServerFacts, ident: ClusterIdent) -> Vec<Find
         let hint = "give `--conninfo` of the right server, or `--no-server`";
         return vec![Finding::not_ok("server", Level::Warning, message, hint)];
     }
-    if facts.archive_mode == "off" && !facts.in_recovery {
-        let hint = "set `archive_mode = on` and restart the server";
-        let message = "the server does not archive: archive_mode is `off`";
-        return vec![Finding::not_ok("archiver", Level::Fail, message, hint)];
+    let receiver = check_receiver::trouble(&facts.receiving);
+    if facts.is_only_streamed() {
+        return receiver.into_iter().collect();
     }
-    check_archiver::trouble(facts).into_iter().collect()
+    if facts.archive_mode == "off" && !facts.in_recovery {
+        let hint = "set `archive_mode = on` and restart the server, or let `pgark wal-receive` stream";
+        let message = "the server does not archive: archive_mode is `off`";
+        let archiver = Finding::not_ok("archiver", Level::Fail, message, hint);
+        return [archiver].into_iter().chain(receiver).collect();
+    }
+    check_archiver::trouble(facts).into_iter().chain(receiver).collect()
 }
 
 pub(super) fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus {
@@ -78,6 +109,7 @@ pub(super) fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus 
             in_recovery: facts.in_recovery,
             failing: facts.failing,
             failed_count: facts.failed_count,
+            receiver: receiver_status(&facts.receiving),
         },
     }
 }
@@ -102,6 +134,10 @@ mod tests {
         assert_eq!(levels(|_| {}), []);
         assert_eq!(levels(|facts| facts.system_id = SystemId(2)), [("server", Level::Warning)]);
         assert_eq!(levels(|facts| facts.archive_mode = "off".into()), [("archiver", Level::Fail)]);
+        let streamed = |facts: &mut ServerFacts| {
+            (facts.archive_mode, facts.receiving) = ("off".into(), check_receiver::tests::receiving())
+        };
+        assert_eq!(levels(streamed), []);
         assert_eq!(levels(|facts| facts.failing = Some("x".into())), [("archiver", Level::Fail)]);
         // The command hangs.
         assert_eq!(levels(|facts| facts.waiting = Some((1, 600.0))), [("archiver", Level::Fail)]);

@@ -11,7 +11,7 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::conninfo::Conninfo;
 use super::session::{ServerError, Session, reason};
-use crate::postgres::{Lsn, SystemId};
+use crate::postgres::{Lsn, SegmentSize, SystemId};
 
 /// A session that may hold a backup.
 pub struct BackupSession {
@@ -157,6 +157,18 @@ impl BackupSession {
     /// The last file that the server's archiver archived.
     pub async fn last_archived(&self) -> Result<Option<String>, ServerError> {
         get(&self.ask("select last_archived_wal from pg_stat_archiver", &[], PATIENCE).await?, 0)
+    }
+
+    /// How far a receiver of pgark has stored the server's WAL, as it has told the server.
+    pub async fn received_up_to(&self) -> Result<Option<Lsn>, ServerError> {
+        self.session.received_up_to().await
+    }
+
+    /// Of its WAL.
+    pub async fn segment_size(&self) -> Result<SegmentSize, ServerError> {
+        let sql = "select setting::int8 from pg_settings where name = 'wal_segment_size'";
+        let bytes: i64 = get(&self.ask(sql, &[], PATIENCE).await?, 0)?;
+        SegmentSize::new(bytes.cast_unsigned()).map_err(|e| ServerError(e.to_string()))
     }
 
     /// Whether a tablespace is in the catalogs.

@@ -6,6 +6,7 @@ pub mod connection_string;
 pub mod conninfo;
 mod dial;
 pub mod parameters;
+pub mod receivers;
 pub mod replication;
 pub mod replication_slot;
 pub mod session;

@@ -8,6 +8,7 @@ use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::conninfo::{Conninfo, Server};
+use super::receivers::Receiving;
 use super::tls::{Tls, client_config};
 use crate::postgres::{SystemId, WalName};
 
@@ -50,6 +51,15 @@ pub struct ServerFacts {
     pub writing: Option<(String, i64)>,
     /// Files that wait for the archiver, and the age of the oldest in seconds, if the user may see that.
     pub waiting: Option<(i64, f64)>,
+    /// Who streams from it.
+    pub receiving: Receiving,
+}
+
+impl ServerFacts {
+    /// Whether nothing but a receiver stores its WAL.
+    pub fn is_only_streamed(&self) -> bool {
+        self.archive_mode == "off" && self.receiving.durable.is_some()
+    }
 }
 
 /// `pg_stat_archiver` at a moment.
@@ -99,8 +109,8 @@ impl Session {
         Err(failed(last))
     }
 
-    /// Asks for everything that `check` judges.
-    pub async fn facts(&self) -> Result<ServerFacts, ServerError> {
+    /// Asks for everything that `check` judges. `slot` is a receiver's.
+    pub async fn facts(&self, slot: &str) -> Result<ServerFacts, ServerError> {
         let row = self
             .one(
                 "select current_setting('server_version_num')::int8, \
@@ -137,6 +147,7 @@ impl Session {
             writing: row.try_get(12).ok().zip(row.try_get(13).ok()),
             // The right to look is that of superusers and of pg_monitor.
             waiting: waiting.ok().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))),
+            receiving: self.receiving(slot).await?,
         })
     }
 
@@ -177,7 +188,7 @@ impl Session {
         &self.client
     }
 
-    async fn one(&self, sql: &str) -> Result<tokio_postgres::Row, ServerError> {
+    pub(super) async fn one(&self, sql: &str) -> Result<tokio_postgres::Row, ServerError> {
         // With its types given it leaves no statement behind, whose end would be told to a client that may be gone by then.
         let asking = self.client.query_typed_one(sql, &[]);
         let late = |_| ServerError(format!("PostgreSQL gave no answer within {} s", PATIENCE.as_secs()));
