@@ -183,6 +183,7 @@ mod tests {
                 cluster: "main".parse().unwrap(),
             },
             pgdata: None,
+            slot: String::new(),
             conninfo: Conninfo {
                 servers: vec![server],
                 user: "me".into(),

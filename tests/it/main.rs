@@ -58,6 +58,7 @@ mod restore_syscalls;
 mod rotten_pages;
 mod second_opinion;
 mod shutdown;
+mod streamed_servers;
 mod unreachable_targets;
 mod verify;
 mod verify_deep;
