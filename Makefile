@@ -42,7 +42,7 @@ bench: prepare
 	@tests/setup/install-bench-tools.sh
 	cargo build --release
 	cargo bench --profile dev --config profile.dev.opt-level=3 --bench pieces
-	cargo bench --profile dev --bench wal --bench ahead --bench backup
+	cargo bench --profile dev --bench wal --bench ahead --bench backup --bench stream
 
 clean:
 	cargo clean
