@@ -57,11 +57,9 @@ struct Receiver(Child);
 
 impl Receiver {
     fn start(server: &Server, endpoint: &Endpoint, words: &[&str]) -> Self {
-        let pgark = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark");
-        let mut command = Command::new(pgark);
-        command.arg("wal-receive").arg("--create-slot").args(words).envs(server.env.iter().cloned());
-        command.env("PGARK_CLUSTER__CONNINFO", endpoint.conninfo()).stdin(Stdio::null()).stdout(Stdio::null());
-        Receiver(command.spawn().expect("`make bench` builds the release first"))
+        let mut command = pgark(server, &["wal-receive", "--create-slot"]);
+        command.args(words);
+        Receiver(pgark_on(command, endpoint).spawn().expect("`make bench` builds the release first"))
     }
 
     fn streams(self, cluster: &Cluster) -> Self {
@@ -195,6 +193,9 @@ fn disaster(round: usize) -> f64 {
     let cluster = builder().start();
     cluster.execute("create table t (a int)");
     let receiver = Receiver::start(&server, cluster.endpoint(), &["--flush", "1s"]).streams(&cluster);
+    // Without a backup nothing can be restored.
+    let backup = pgark(&server, &["basebackup", "--remote", "--quiet"]);
+    assert!(pgark_on(backup, cluster.endpoint()).status().unwrap().success());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Each commit, and the position behind it.
@@ -222,12 +223,20 @@ fn disaster(round: usize) -> f64 {
     })
 }
 
-/// The newest position in the store: the end of the tail of the segment that is not whole.
+/// The newest position that can be restored.
 fn restorable(server: &Server) -> Lsn {
-    let pgark = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark");
-    let mut command = Command::new(pgark);
-    command.args(["status", "--json", "--no-server"]).envs(server.env.iter().cloned());
-    let output = command.output().unwrap();
+    let output = pgark(server, &["status", "--json", "--no-server"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     report["newest"]["lsn"].as_str().expect("a newest position").parse().unwrap()
+}
+
+fn pgark(server: &Server, words: &[&str]) -> Command {
+    let mut command = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/release/pgark"));
+    command.args(words).envs(server.env.iter().cloned()).stdin(Stdio::null());
+    command
+}
+
+fn pgark_on(mut command: Command, endpoint: &Endpoint) -> Command {
+    command.env("PGARK_CLUSTER__CONNINFO", endpoint.conninfo()).stdout(Stdio::null());
+    command
 }
