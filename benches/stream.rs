@@ -9,6 +9,10 @@ mod double;
 #[allow(dead_code)]
 #[path = "stand/judge.rs"]
 mod judge;
+// The servers' own tests need it.
+#[allow(dead_code, unused_imports)]
+#[path = "../tests/it/ledger.rs"]
+mod ledger;
 #[allow(dead_code, unused_imports)]
 #[path = "../tests/it/postgres/mod.rs"]
 mod postgres;
