@@ -2,18 +2,17 @@
 //! catches up and in how much memory, and what a silent server costs. `make bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, clippy::panic)]
 
-// Other benches use the rest of these.
-#[allow(dead_code)]
 #[path = "../tests/it/double/mod.rs"]
 mod double;
+// Other benches use the rest of these.
 #[allow(dead_code)]
 #[path = "stand/judge.rs"]
 mod judge;
 // The servers' own tests need it.
-#[allow(dead_code, unused_imports)]
+#[allow(unused_imports)]
 #[path = "../tests/it/ledger.rs"]
 mod ledger;
-#[allow(dead_code, unused_imports)]
+#[allow(unused_imports)]
 #[path = "../tests/it/postgres/mod.rs"]
 mod postgres;
 #[allow(dead_code)]

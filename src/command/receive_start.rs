@@ -85,13 +85,14 @@ impl KnownTail {
     }
 }
 
-/// Looks where the repository ends. `fallback` is for one that has no WAL of this server.
+/// Looks where the repository ends. `kept` is where the slot begins to keep WAL: from there on nothing was told to be durable, and
+/// nothing may be missing.
 pub(super) async fn find(
     archive: &WalArchive,
     making: &Making,
     history: Option<&HistoryFile>,
     server: SystemIdentity,
-    fallback: Lsn,
+    kept: Option<Lsn>,
 ) -> Result<Start, Halt> {
     let size = making.size;
     // The server's timelines, newest first, each with its end and what followed.
@@ -108,13 +109,36 @@ pub(super) async fn find(
                 None => continue,
             },
         };
+        let from = match kept.filter(|_| timeline == server.timeline) {
+            Some(kept) => first_missing(archive, making, timeline, (size.containing(kept), from)).await?,
+            None => from,
+        };
         let start = Start::at(archive, making, timeline, from).await?;
         if let Some((switch, next)) = end.filter(|(switch, _)| start.reaches >= *switch) {
             return Ok(Start::at(archive, making, next, size.containing(switch)).await?);
         }
         return Ok(start);
     }
-    Ok(Start::at(archive, making, server.timeline, size.containing(fallback)).await?)
+    let from = size.containing(kept.unwrap_or(server.flushed));
+    Ok(Start::at(archive, making, server.timeline, from).await?)
+}
+
+/// The first segment that is not stored from `first` on, at most `end`.
+async fn first_missing(
+    archive: &WalArchive,
+    making: &Making,
+    timeline: TimelineId,
+    (first, end): (SegmentNumber, SegmentNumber),
+) -> Result<SegmentNumber, Failure> {
+    if first >= end {
+        return Ok(end);
+    }
+    let name = |number| making.size.name(timeline, number);
+    let last = SegmentNumber(end.0 - 1);
+    match retrying(|| archive.first_missing(name(first), name(last), making.size)).await? {
+        Some(missing) => making.size.number(missing).map_err(|e| Failure::new(FailureKind::Damaged, e.to_string())),
+        None => Ok(end),
+    }
 }
 
 /// The last of the whole segments of a timeline that follow each other. A receiver that was killed may have stored one while

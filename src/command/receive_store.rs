@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::failure::{Failure, FailureKind};
 use super::receive_halt::{Complaints, Halt, persistently};
 use super::receive_segment::{Draft, packed};
-use super::receive_uploads::Gauge;
+use super::receive_uploads::{Gauge, Turn};
 use crate::postgres::{SegmentName, WalName};
 use crate::repo::live_piece::LivePiece;
 use crate::repo::live_tail::PiecePut;
@@ -27,11 +27,13 @@ impl ReceivingStore {
         &self,
         name: SegmentName,
         packing: JoinHandle<Result<WalObject, Failure>>,
+        turn: Turn,
         gauge: &Gauge,
     ) -> Result<u64, Halt> {
         let object = packed(packing).await?;
         let bytes = object.bytes.len() as u64;
         let _held = gauge.hold(bytes);
+        turn.comes().await;
         match persistently(&self.complaints, || self.archive.put(WalName::Segment(name), &object)).await? {
             Archived::Conflict { theirs, writer, .. } => {
                 let ours = object.header.sha256;
@@ -47,9 +49,10 @@ impl ReceivingStore {
     }
 
     /// Stores a piece.
-    pub(super) async fn put_piece(&self, draft: Draft, gauge: &Gauge) -> Result<LivePiece, Halt> {
+    pub(super) async fn put_piece(&self, draft: Draft, turn: Turn, gauge: &Gauge) -> Result<LivePiece, Halt> {
         let _held = gauge.hold(draft.bytes.len() as u64);
         let piece = draft.pack().await?;
+        turn.comes().await;
         match persistently(&self.complaints, || self.archive.put_piece(&piece)).await? {
             PiecePut::Created | PiecePut::AlreadyThere => Ok(piece),
             // Equal or not: whoever streams the segment from its start again compares all that lies there.

@@ -231,8 +231,8 @@ impl<'a> Connection<'a> {
         let (store, name, has_pieces) = (self.store.clone(), segment.name, segment.has_pieces);
         let (end, packing) = segment.finish();
         let gauge = self.uploads.gauge();
-        self.uploads.begin(end, false, async move {
-            let bytes = store.put_segment(name, packing, &gauge).await?;
+        self.uploads.begin(end, false, |turn| async move {
+            let bytes = store.put_segment(name, packing, turn, &gauge).await?;
             Ok(Stored::Segment { name, bytes, has_pieces, end })
         });
     }
@@ -241,8 +241,8 @@ impl<'a> Connection<'a> {
         let Some(segment) = &mut self.segment else { return Ok(()) };
         let Some(draft) = segment.cut().await? else { return Ok(()) };
         let (store, gauge) = (self.store.clone(), self.uploads.gauge());
-        self.uploads.begin(draft.end, true, async move {
-            let piece = store.put_piece(draft, &gauge).await?;
+        self.uploads.begin(draft.end, true, |turn| async move {
+            let piece = store.put_piece(draft, turn, &gauge).await?;
             let (of, sha256) = (piece.key.segment, piece.header.sha256);
             Ok(Stored::Piece { of, sha256, bytes: piece.bytes.len() as u64 })
         });

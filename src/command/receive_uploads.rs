@@ -1,10 +1,12 @@
-//! Objects of a receiver on their way to the store: several at once, while the durable position moves in order.
+//! Objects of a receiver on their way to the store: made side by side, stored in order. A receiver that is killed leaves no hole
+//! behind which something lies: nobody could tell it from lost WAL.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::failure::{Failure, FailureKind};
@@ -18,7 +20,24 @@ pub(super) struct Uploads {
     tasks: JoinSet<(u64, Result<Stored, Halt>)>,
     queue: VecDeque<Pending>,
     next: u64,
+    /// The first that is not durable.
+    due: watch::Sender<u64>,
     bytes: Arc<AtomicU64>,
+}
+
+/// The moment when all before an upload is durable.
+pub(super) struct Turn {
+    id: u64,
+    due: watch::Receiver<u64>,
+}
+
+impl Turn {
+    /// Waits for it. Whoever gives the uploads up gives up this, too.
+    pub(super) async fn comes(mut self) {
+        if self.due.wait_for(|due| *due >= self.id).await.is_err() {
+            pending::<()>().await;
+        }
+    }
 }
 
 struct Pending {
@@ -68,15 +87,14 @@ impl Gauge {
 
 impl Uploads {
     /// Begins the upload of what ends at `end`; uploads are begun in the order of their ends.
-    pub(super) fn begin(
-        &mut self,
-        end: Lsn,
-        is_piece: bool,
-        upload: impl Future<Output = Result<Stored, Halt>> + Send + 'static,
-    ) {
+    pub(super) fn begin<F>(&mut self, end: Lsn, is_piece: bool, upload: impl FnOnce(Turn) -> F)
+    where
+        F: Future<Output = Result<Stored, Halt>> + Send + 'static,
+    {
         let id = self.next;
         self.next += 1;
         self.queue.push_back(Pending { id, end, is_piece, done: false });
+        let upload = upload(Turn { id, due: self.due.subscribe() });
         self.tasks.spawn(async move { (id, upload.await) });
     }
 
@@ -93,6 +111,7 @@ impl Uploads {
         while self.queue.front().is_some_and(|first| first.done) {
             durable = self.queue.pop_front().map(|first| first.end);
         }
+        self.due.send_replace(self.queue.front().map_or(self.next, |first| first.id));
         Ok(Finished { stored, durable })
     }
 
@@ -140,7 +159,7 @@ mod tests {
                 let mut open = Vec::new();
                 for end in 1..=count as u64 {
                     let (finish, finished) = oneshot::channel();
-                    uploads.begin(Lsn(end), true, async move {
+                    uploads.begin(Lsn(end), true, |_| async move {
                         finished.await.ok();
                         Ok(piece())
                     });
@@ -163,12 +182,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_waits_for_its_turn() {
+        let mut uploads = Uploads::default();
+        let stored = Arc::new(std::sync::Mutex::new(Vec::new()));
+        for end in 1..=5u64 {
+            let stored = Arc::clone(&stored);
+            uploads.begin(Lsn(end), end == 3, |turn| async move {
+                // The later, the sooner it is made.
+                tokio::time::sleep(std::time::Duration::from_millis(5 * (5 - end))).await;
+                turn.comes().await;
+                stored.lock().unwrap().push(end);
+                Ok(piece())
+            });
+        }
+        let mut durable = Vec::new();
+        while !uploads.is_empty() {
+            durable.extend(uploads.finished().await.unwrap().durable);
+        }
+        assert_eq!(*stored.lock().unwrap(), [1, 2, 3, 4, 5]);
+        assert_eq!(durable, [1, 2, 3, 4, 5].map(Lsn));
+    }
+
+    #[tokio::test]
     async fn a_failure_and_a_panic_come_through() {
         let mut uploads = Uploads::default();
-        uploads.begin(Lsn(1), false, async { Err(Halt::Another("x".into())) });
+        uploads.begin(Lsn(1), false, |_| async { Err(Halt::Another("x".into())) });
         assert_eq!((uploads.segments(), uploads.has_piece()), (1, false));
         assert!(matches!(uploads.finished().await, Err(Halt::Another(_))));
-        uploads.begin(Lsn(2), true, async { panic!("on purpose") });
+        uploads.begin(Lsn(2), true, |_| async { panic!("on purpose") });
         assert!(matches!(uploads.finished().await, Err(Halt::Failed(_))));
     }
 }

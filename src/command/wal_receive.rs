@@ -185,8 +185,7 @@ impl Receiver<'_> {
         let kept = self.slot(&mut server, shape).await?;
         let timeout = server.sender_timeout().await?;
         let history = receive_start::put_histories(&mut server, &archive, &making, now.timeline).await?;
-        let fallback = kept.unwrap_or(now.flushed);
-        let mut start = receive_start::find(&archive, &making, history.as_ref(), now, fallback).await?;
+        let mut start = receive_start::find(&archive, &making, history.as_ref(), now, kept).await?;
         if let Some((timeline, from)) =
             self.onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
         {

@@ -441,11 +441,11 @@ mod tests {
         fn fill(&mut self, room: usize) {
             loop {
                 let at = self.bytes.len() % SEGMENT;
-                let left = SEGMENT - at - room;
                 let headers = (SEGMENT - 1 - at) / PAGE * 24;
-                match left.checked_sub(headers + RECORD_HEADER) {
-                    Some(0..200) | None => break self.record(10, 0, &vec![7; left - headers - RECORD_HEADER]),
-                    Some(_) => self.record(10, 0, &[6; 100]),
+                match (SEGMENT - at).checked_sub(room + headers + RECORD_HEADER) {
+                    Some(left @ 0..200) => break self.record(10, 0, &vec![7; left]),
+                    // Where too little is left the next segment is filled.
+                    _ => self.record(10, 0, &[6; 100]),
                 }
             }
             assert_eq!(SEGMENT - self.bytes.len() % SEGMENT, room);
