@@ -69,7 +69,7 @@ fn waiting_for_wal(repository: &Repository, primary: &Cluster) -> Child {
     primary.wait_until("done with the files", A_MINUTE, || {
         // After the stop it asks what was archived.
         let stopped = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgark' \
-                       AND state = 'idle' AND query ~ 'pg_(stop_backup|backup_stop|stat_archiver)'";
+                       AND state = 'idle' AND query ~ 'pg_(stop_backup|backup_stop|stat_archiver|stat_replication)'";
         primary.value(stopped) == "1" && parts(repository) >= before + 2
     });
     child
