@@ -26,6 +26,8 @@ pub(super) struct Start {
     pub(super) tails: BTreeMap<SegmentName, KnownTail>,
     /// Where the tail of the first one ends.
     pub(super) reaches: Lsn,
+    /// Whether the repository has WAL of the server from before.
+    pub(super) goes_on: bool,
 }
 
 impl Start {
@@ -43,7 +45,7 @@ impl Start {
         }
         let from = making.size.start(from);
         let reaches = Lsn(from.0 + tails.get(&first).map_or(0, KnownTail::end));
-        Ok(Start { timeline, from, tails, reaches })
+        Ok(Start { timeline, from, tails, reaches, goes_on: true })
     }
 }
 
@@ -120,7 +122,8 @@ pub(super) async fn find(
         return Ok(start);
     }
     let from = size.containing(kept.unwrap_or(server.flushed));
-    Ok(Start::at(archive, making, server.timeline, from).await?)
+    let start = Start::at(archive, making, server.timeline, from).await?;
+    Ok(Start { goes_on: false, ..start })
 }
 
 /// The first segment that is not stored from `first` on, at most `end`.

@@ -197,8 +197,8 @@ impl Receiver<'_> {
             (state.timeline, state.received, state.durable, state.server_end) =
                 (Some(timeline), from, from, now.flushed);
         });
-        if settings.once_to.is_some_and(|to| to <= from) && self.onwards.is_none() {
-            return Ok(None);
+        if let Some(to) = settings.once_to.filter(|to| *to <= from && self.onwards.is_none()) {
+            return if start.goes_on { Ok(None) } else { Err(never_stored(to, from)) };
         }
         refuse_ahead(now, shape, timeline, from)?;
         let Some(stream) = server.start_wal(Some(&settings.slot), timeline, from).await? else {
@@ -338,6 +338,14 @@ fn gap() -> Failure {
     Failure::new(FailureKind::Gap, "the position is reached, but WAL before it is lost").with_hint(
         "`record/gap/` in the repository says which; take a new backup: none from before can be recovered beyond it",
     )
+}
+
+/// A repository that begins behind the position has nothing before it.
+fn never_stored(to: Lsn, from: Lsn) -> Halt {
+    let message = format!(
+        "the repository would begin at {from}, where the slot begins to keep WAL: nothing before {to} is in it"
+    );
+    Halt::Refused(Failure::new(FailureKind::Gap, message).with_hint("give a position behind that one"))
 }
 
 /// A standby may lag behind what its primary has stored; a primary that does is not the one whose WAL is in the repository.

@@ -404,6 +404,8 @@ fn wal_that_is_gone_is_written_down_and_passed() {
     let cluster =
         Cluster::builder().conf("archive_mode = off").conf("max_wal_size = '2MB'").conf("wal_keep_size = 0").start();
     let ledger = Ledger::create(&cluster);
+    // A slot that is made later may keep nothing from before.
+    cluster.execute("select pg_create_physical_replication_slot('pgark', true)");
     let receive_all = |code: i32| {
         ledger.write(3, 300_000);
         cluster.switch_wal();
@@ -434,6 +436,22 @@ fn wal_that_is_gone_is_written_down_and_passed() {
         let missing = (position("from").0 / MIB..position("to").0 / MIB).contains(&lsn);
         assert_eq!(numbers.contains(&lsn), !missing, "{lsn}: {numbers:?} {gap}");
     }
+}
+
+/// It would be there if it had been stored, but it never was.
+#[test]
+fn a_position_before_the_repository_begins_is_not_reached() {
+    let repository = Repository::s3();
+    let cluster = Cluster::builder().conf("archive_mode = off").start();
+    let early = cluster.current_lsn().to_string();
+    for _ in 0..2 {
+        cluster.execute("create table if not exists t (i int); insert into t values (1)");
+        cluster.switch_wal();
+        cluster.execute("checkpoint");
+    }
+    call(&repository, &cluster, &["--once-to", &early]).run().code(16).says("the repository would begin at");
+    assert!(!repository.keys().iter().any(|key| key.contains("/wal/") || key.contains("/live/")));
+    receive_all(&repository, &cluster);
 }
 
 #[test]
