@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use super::wal_fetch::{Fetched, WalFetch, bounds, cannot_write};
 use crate::disk::Incoming;
 use crate::disk::data_dir::ClusterFacts;
@@ -49,11 +49,18 @@ impl<'a> FromTail<'a> {
         self.joined.is_whole()
     }
 
-    /// Gives the segment its place. Where its very first piece is missing or damaged there is nothing to give: recovery ends
-    /// before it.
+    /// Gives the segment its place. Where its very first piece is missing or damaged there is nothing to give, and that is no proof
+    /// of absence: something of the segment was there.
     pub(super) fn hand_over(self) -> Result<Fetched, Failure> {
         let FromTail { fetch, segment, incoming, joined } = self;
         let JoinedTail { end, segment_size, pieces, broken, .. } = joined;
+        if end == 0 {
+            let why = broken.map(|broken| format!("`{}`: {}", broken.key, broken.reason)).unwrap_or_default();
+            let message = format!("nothing of its live tail can be used: {why}");
+            return Err(Failure::new(FailureKind::Damaged, message).with_hint(format!(
+                "to end recovery before this segment for good, add `--accept-end-at {segment}` to restore_command"
+            )));
+        }
         if let Some(broken) = broken {
             tracing::warn!(
                 "the live tail of `{segment}` ends at byte {end} of {segment_size}, and recovery with it: `{}`: {}",
@@ -62,9 +69,6 @@ impl<'a> FromTail<'a> {
             );
         } else {
             tracing::info!("`{segment}` is not archived whole: {end} bytes of {pieces} pieces of its live tail");
-        }
-        if end == 0 {
-            return Ok(Fetched::Absent);
         }
         incoming.commit(segment_size).map_err(|e| cannot_write(fetch, e))?;
         Ok(Fetched::Restored)

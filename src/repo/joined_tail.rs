@@ -4,7 +4,7 @@
 //! of it may be another than the server's: the first piece that is missing, damaged, not linked to the one before it, or at odds
 //! with another one ends it there.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -154,7 +154,8 @@ impl WalArchive {
                 Err(reason) => return Ok(Err(reason)),
             };
             let opened = tokio::task::spawn_blocking(move || live_piece::open(piece, &object, &expected)).await;
-            match opened.unwrap_or_else(|_| Err("the thread that unpacks failed".to_owned())) {
+            let broken = |_| RepoError::Destination(io::Error::other("the thread that unpacks failed"));
+            match opened.map_err(broken)? {
                 Err(_) if tries < TRIES => tries += 1,
                 opened => return Ok(opened),
             }
