@@ -35,6 +35,7 @@ mod plan_warnings;
 pub mod prefetch;
 pub mod prefetch_helper;
 pub mod progress;
+mod receive_endings;
 mod receive_feedback;
 mod receive_gap;
 mod receive_halt;

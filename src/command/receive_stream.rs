@@ -36,27 +36,27 @@ pub(super) enum Ended {
 
 /// A connection that streams.
 pub(super) struct Connection<'a> {
-    settings: &'a ReceiveSettings,
-    progress: &'a ReceiveProgress,
-    store: ReceivingStore,
-    making: Making,
-    stream: WalStream,
-    start: Start,
-    segment: Option<Receiving>,
-    positions: Positions,
-    uploads: Uploads,
+    pub(super) settings: &'a ReceiveSettings,
+    pub(super) progress: &'a ReceiveProgress,
+    pub(super) store: ReceivingStore,
+    pub(super) making: Making,
+    pub(super) stream: WalStream,
+    pub(super) start: Start,
+    pub(super) segment: Option<Receiving>,
+    pub(super) positions: Positions,
+    pub(super) uploads: Uploads,
     /// Segments that have pieces, and where they end.
-    to_clean: Vec<(Lsn, SegmentName)>,
-    cleaning: JoinSet<()>,
+    pub(super) to_clean: Vec<(Lsn, SegmentName)>,
+    pub(super) cleaning: JoinSet<()>,
     /// The server wants to know more than we can tell, since then: it may be stopping.
-    pressed_since: Option<Instant>,
-    heard: Instant,
+    pub(super) pressed_since: Option<Instant>,
+    pub(super) heard: Instant,
     /// Nothing is read since then, because too much waits for the store.
-    full_since: Option<Instant>,
+    pub(super) full_since: Option<Instant>,
+    /// Nobody hears us any more.
+    pub(super) is_lost: bool,
 }
 
-const NOTHING_IS_LOST: &str =
-    "nothing is lost while the server has it: the next start streams from where the repository ends";
 /// Segments on their way to the store, besides the one that arrives.
 const SEGMENTS: usize = 2;
 /// Compressed bytes that wait for the store.
@@ -92,6 +92,7 @@ impl<'a> Connection<'a> {
             pressed_since: None,
             heard: now,
             full_since: None,
+            is_lost: false,
         }
     }
 
@@ -118,9 +119,10 @@ impl<'a> Connection<'a> {
                 () = sleep_until(self.positions.due()) => self.sign_of_life(reads).await?,
                 () = sleep_until(cut_due.unwrap_or_else(Instant::now)), if cut_due.is_some() => {}
                 () = sleep_until(full_since + LET_GO), if full => return self.let_go(stop).await,
-                came = self.stream.next(), if reads => match came? {
-                    Streamed::Message(message) => self.take(message).await?,
-                    Streamed::TimelineEnds => {
+                came = self.stream.next(), if reads => match came {
+                    Err(error) => return Err(self.lose(error.into()).await),
+                    Ok(Streamed::Message(message)) => self.take(message).await?,
+                    Ok(Streamed::TimelineEnds) => {
                         self.settle_all().await?;
                         return self.end_timeline().await;
                     }
@@ -317,11 +319,14 @@ impl<'a> Connection<'a> {
 
     async fn tell(&mut self, wants_answer: bool) -> Result<(), Halt> {
         let status = self.positions.tell(Instant::now());
+        if self.is_lost {
+            return Ok(());
+        }
         Ok(self.stream.tell(&status, Timestamp::now(), wants_answer).await?)
     }
 
     /// Makes all durable that came.
-    async fn settle_all(&mut self) -> Result<(), Halt> {
+    pub(super) async fn settle_all(&mut self) -> Result<(), Halt> {
         loop {
             if !self.uploads.has_piece() {
                 self.cut().await?;
@@ -337,64 +342,20 @@ impl<'a> Connection<'a> {
         }
     }
 
-    async fn clean_up(&mut self) {
+    /// The server may be gone for good: what came of its WAL is stored before anything else.
+    async fn lose(mut self, why: Halt) -> Halt {
+        self.is_lost = true;
+        if !matches!(timeout(self.settings.stop_deadline, self.settle_all()).await, Ok(Ok(()))) {
+            let (received, durable) = (self.positions.received(), self.positions.durable());
+            tracing::warn!(
+                "the connection was lost at {received}, and only what came before {durable} could be stored"
+            );
+        }
+        why
+    }
+
+    pub(super) async fn clean_up(&mut self) {
         let all = async { while self.cleaning.join_next().await.is_some() {} };
         timeout(self.settings.stop_deadline, all).await.ok();
-    }
-
-    /// Leaves the server alone until the store has taken what waits for it.
-    async fn let_go(self, stop: &mut Stop) -> Result<Ended, Halt> {
-        let Connection { stream, mut uploads, settings, progress, store, .. } = self;
-        store
-            .complaints
-            .say("too much WAL waits for the store: the connection to PostgreSQL is given up until it is stored");
-        stream.close().await;
-        let stopped = async {
-            stop.asked().await;
-            tokio::time::sleep(settings.stop_deadline).await;
-        };
-        let stored = async {
-            while !uploads.is_empty() {
-                if let Some(durable) = uploads.finished().await?.durable {
-                    progress.change(|state| state.durable = durable);
-                }
-            }
-            Ok::<_, Halt>(())
-        };
-        tokio::select! {
-            stored = stored => stored?,
-            () = stopped => {
-                let message = "the store did not take what came before the receiver was stopped";
-                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST)));
-            }
-        }
-        Err(Halt::Failed(Failure::new(FailureKind::Unavailable, "the store is slow, and has taken now what came")))
-    }
-
-    async fn stop(mut self) -> Result<Ended, Halt> {
-        let grace = self.settings.stop_deadline;
-        match timeout(grace, self.settle_all()).await {
-            Ok(settled) => settled?,
-            Err(_) => {
-                let (received, durable) = (self.positions.received(), self.positions.durable());
-                let grace = humantime::format_duration(grace);
-                let message =
-                    format!("the store did not take what came up to {received} within {grace}: durable is {durable}");
-                return Err(Halt::Refused(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST)));
-            }
-        }
-        self.clean_up().await;
-        self.stream.close().await;
-        Ok(Ended::Stopped)
-    }
-
-    async fn end_timeline(mut self) -> Result<Ended, Halt> {
-        self.clean_up().await;
-        let (from, end) = (self.start.timeline.get(), self.positions.durable());
-        let next = self.stream.next_timeline().await?;
-        if let Some((next, at)) = next {
-            tracing::warn!("timeline {from} ends at {end}: the server is on timeline {} since {at}", next.get());
-        }
-        Ok(Ended::TimelineEnds(next))
     }
 }

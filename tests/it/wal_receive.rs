@@ -229,6 +229,23 @@ fn a_receiver_and_servers_that_die_leave_no_hole() {
     receive_all(&repository, &cluster);
 }
 
+/// The server is destroyed, the receiver lives: what it has is stored at once.
+#[test]
+fn what_came_of_a_server_that_dies_is_stored() {
+    let repository = Repository::s3();
+    let cluster = server(Installation::preferred());
+    let ledger = Ledger::create(&cluster);
+    receive_all(&repository, &cluster);
+    let receiver = Running::start(&call(&repository, &cluster, &[]).env("PGARK_RECEIVE__FLUSH", "1h"));
+    ledger.write(5, 1000);
+    let tip = ledger.tip().lsn;
+    let came = format!("select coalesce(max(write_lsn) >= '{tip}', false) from pg_stat_replication");
+    cluster.wait_until("received", A_MINUTE, || cluster.value(&came) == "t");
+    cluster.kill_9();
+    assert!(happens_within(A_MINUTE, || judge(&repository, &cluster, 1) >= tip));
+    receiver.kill_9();
+}
+
 #[test]
 fn a_store_that_is_away_is_waited_for() {
     let repository = Repository::s3();
