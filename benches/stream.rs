@@ -34,7 +34,7 @@ const COMMITS_A_SECOND: u32 = 200;
 /// Added to each answer of the store, in ms.
 const LATENCIES: [u64; 3] = [0, 20, 80];
 const COMMITS: usize = 100;
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(600);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -42,11 +42,12 @@ fn main() {
         return server::serve(&words[1..]);
     }
     let mut verdicts = Verdicts::default();
+    let silence = Silence::begin();
     catch_up(&mut verdicts);
     outage(&mut verdicts);
     commits(&mut verdicts);
-    silence(&mut verdicts);
     disasters(&mut verdicts);
+    silence.end(&mut verdicts);
     verdicts.print();
 }
 
@@ -164,22 +165,40 @@ fn commits(verdicts: &mut Verdicts) {
     server.latency(0);
 }
 
-fn silence(verdicts: &mut Verdicts) {
-    let mut server = Server::start();
-    let cluster = builder().conf("log_checkpoints = off").start();
-    let _receiver = Receiver::start(&server, cluster.endpoint(), &[]).streams(&cluster);
-    let still = || {
-        let before = cluster.current_lsn();
-        std::thread::sleep(Duration::from_secs(20));
-        cluster.current_lsn() == before
-    };
-    // The server itself writes a little after its start.
-    while !still() {}
-    std::thread::sleep(Duration::from_secs(2));
-    server.requests();
-    std::thread::sleep(SILENCE);
-    let requests = server.requests().split_whitespace().count();
-    verdicts.at_most(&format!("requests of a silent server in {} s", SILENCE.as_secs()), requests as f64, 0.0, "");
+/// A server that writes nothing beside the other measurements, its receiver, and the store that counts their requests.
+struct Silence {
+    server: Server,
+    cluster: Cluster,
+    _receiver: Receiver,
+    since: Instant,
+    position: Lsn,
+}
+
+impl Silence {
+    fn begin() -> Self {
+        let mut server = Server::start();
+        let cluster = builder().conf("log_checkpoints = off").start();
+        let receiver = Receiver::start(&server, cluster.endpoint(), &[]).streams(&cluster);
+        // The server itself writes a little after its start.
+        let mut position = cluster.current_lsn();
+        loop {
+            std::thread::sleep(Duration::from_secs(20));
+            let now = cluster.current_lsn();
+            if now == position {
+                break;
+            }
+            position = now;
+        }
+        server.requests();
+        Silence { server, cluster, _receiver: receiver, since: Instant::now(), position }
+    }
+
+    fn end(mut self, verdicts: &mut Verdicts) {
+        std::thread::sleep(SILENCE.saturating_sub(self.since.elapsed()));
+        assert_eq!(self.cluster.current_lsn(), self.position, "the server was not silent");
+        let (requests, lasted) = (self.server.requests().split_whitespace().count(), self.since.elapsed().as_secs());
+        verdicts.at_most(&format!("requests of a silent server in {lasted} s"), requests as f64, 0.0, "");
+    }
 }
 
 /// Everything on the server's host is killed while it commits. What the store has then is told by `status`; tests restore it.
