@@ -32,6 +32,8 @@ pub struct ReceiveState {
     pub connections: u64,
     /// Gaps that were found.
     pub gaps: u64,
+    /// Whether WAL came that could not be stored before its connection was given up. What streams again asks for it again.
+    pub given_up: bool,
     /// Whether another receiver is at work, and this one waits.
     pub waiting: bool,
     /// When `durable` moved last.

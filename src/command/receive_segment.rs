@@ -126,10 +126,12 @@ impl Receiving {
         self.feed.send(Feed::Bytes(bytes.clone())).await.map_err(broken)?;
         let mut equal = None;
         let mut rest = &bytes[..];
-        while !rest.is_empty() && !self.only_whole {
+        while !rest.is_empty() {
             let Some(piece) = self.known.front() else {
-                self.loose.extend_from_slice(rest);
-                self.loose_since.get_or_insert(now);
+                if !self.only_whole {
+                    self.loose.extend_from_slice(rest);
+                    self.loose_since.get_or_insert(now);
+                }
                 break;
             };
             let at = self.received + (bytes.len() - rest.len()) as u64;
@@ -189,7 +191,7 @@ impl Receiving {
         )
     }
 
-    /// What came of it and is in no piece needs none, nor does what follows.
+    /// What came of it and is in no piece needs none, nor does what follows. Pieces that are stored are compared all the same.
     pub(super) fn make_only_whole(&mut self) {
         self.only_whole = true;
         self.loose = Vec::new();
@@ -202,15 +204,18 @@ impl Receiving {
     }
 
     /// Makes a piece of all that is in none. Only one that is stored may be followed by another: see [`Receiving::stored`].
+    /// Nothing is lost when this is dropped.
     pub(super) async fn cut(&mut self) -> Result<Option<Draft>, Halt> {
-        let bytes = std::mem::take(&mut self.loose);
-        self.loose_since = None;
-        let Some(offset) = u32::try_from(self.received - bytes.len() as u64).ok().filter(|_| !bytes.is_empty()) else {
+        let length = self.loose.len() as u64;
+        let Some(offset) = u32::try_from(self.received - length).ok().filter(|_| length > 0) else {
             return Ok(None);
         };
-        let (tell, last_commit) = oneshot::channel();
         let broken = |_| Failure::new(FailureKind::Internal, "the thread that compresses failed");
-        self.feed.send(Feed::Commit(tell)).await.map_err(broken)?;
+        let turn = self.feed.reserve().await.map_err(broken)?;
+        let (tell, last_commit) = oneshot::channel();
+        turn.send(Feed::Commit(tell));
+        let bytes = std::mem::take(&mut self.loose);
+        self.loose_since = None;
         self.has_pieces = true;
         Ok(Some(Draft {
             making: self.making.clone(),

@@ -22,6 +22,8 @@ pub(super) struct Start {
     pub(super) timeline: TimelineId,
     /// The start of a segment.
     pub(super) from: Lsn,
+    /// That, or the start of the whole segment before it: where the server may be an older copy, it is compared.
+    pub(super) streams_from: Lsn,
     /// What the store has of that segment and of later ones.
     pub(super) tails: BTreeMap<SegmentName, KnownTail>,
     /// Where the tail of the first one ends.
@@ -45,7 +47,22 @@ impl Start {
         }
         let from = making.size.start(from);
         let reaches = Lsn(from.0 + tails.get(&first).map_or(0, KnownTail::end));
-        Ok(Start { timeline, from, tails, reaches, goes_on: true })
+        Ok(Start { timeline, from, streams_from: from, tails, reaches, goes_on: true })
+    }
+
+    /// A server that believes less to be durable than the repository has may have crashed, or be the copy of an earlier
+    /// state that went another way since. The last whole segment shows it.
+    async fn compared(self, archive: &WalArchive, making: &Making, kept: Option<Lsn>) -> Result<Self, Failure> {
+        let size = making.size;
+        let last = size.containing(self.from).0.checked_sub(1).map(SegmentNumber);
+        let Some(last) = last.filter(|last| kept.is_some_and(|kept| size.containing(kept) <= *last)) else {
+            return Ok(self);
+        };
+        let name = WalName::Segment(size.name(self.timeline, last));
+        match retrying(|| archive.is_stored(name)).await? {
+            true => Ok(Start { streams_from: size.start(last), ..self }),
+            false => Ok(self),
+        }
     }
 }
 
@@ -103,6 +120,21 @@ pub(super) async fn find(
         let next = path.last().map_or(server.timeline, |(timeline, _)| *timeline);
         path.push((entry.parent, Some((entry.switch, next))));
     }
+    let kept_from = kept.map(|kept| size.containing(kept));
+    // What the slot keeps of earlier timelines. The last segment of each is also the first of the next one.
+    let mut begin = SegmentNumber(0);
+    for entry in history.iter().flat_map(|history| &history.entries) {
+        let end = size.containing(entry.switch);
+        if let Some(first) = kept_from.map(|kept| kept.max(begin)).filter(|first| *first < end) {
+            let missing = first_missing(archive, making, entry.parent, (first, end)).await?;
+            if missing < end {
+                let goes_on = newest_whole(archive, making, entry.parent).await?.is_some();
+                let start = Start::at(archive, making, entry.parent, missing).await?;
+                return Ok(Start { goes_on, ..start });
+            }
+        }
+        begin = end;
+    }
     for (timeline, end) in path {
         let from = match newest_whole(archive, making, timeline).await? {
             Some(newest) => SegmentNumber(newest.0 + 1),
@@ -111,15 +143,15 @@ pub(super) async fn find(
                 None => continue,
             },
         };
-        let from = match kept.filter(|_| timeline == server.timeline) {
-            Some(kept) => first_missing(archive, making, timeline, (size.containing(kept), from)).await?,
+        let from = match kept_from.filter(|_| timeline == server.timeline) {
+            Some(kept) => first_missing(archive, making, timeline, (kept.max(begin), from)).await?,
             None => from,
         };
         let start = Start::at(archive, making, timeline, from).await?;
         if let Some((switch, next)) = end.filter(|(switch, _)| start.reaches >= *switch) {
             return Ok(Start::at(archive, making, next, size.containing(switch)).await?);
         }
-        return Ok(start);
+        return Ok(start.compared(archive, making, kept).await?);
     }
     let from = size.containing(kept.unwrap_or(server.flushed));
     let start = Start::at(archive, making, server.timeline, from).await?;

@@ -53,8 +53,8 @@ pub(super) struct Connection<'a> {
     pub(super) heard: Instant,
     /// Nothing is read since then, because too much waits for the store.
     pub(super) full_since: Option<Instant>,
-    /// Nobody hears us any more.
-    pub(super) is_lost: bool,
+    /// The server does not hear us any more, since then: what it has sent before is still read.
+    pub(super) lost: Option<(Instant, Failure)>,
 }
 
 /// Segments on their way to the store, besides the one that arrives.
@@ -62,11 +62,13 @@ const SEGMENTS: usize = 2;
 /// Compressed bytes that wait for the store.
 const WAITING_BYTES: u64 = 24 << 20;
 /// Bytes in no piece.
-const LOOSE_BYTES: usize = 8 << 20;
+pub(super) const LOOSE_BYTES: usize = 8 << 20;
 /// A server that is stopping waits until what it has sent was read. It must not wait for a store that is away.
 const LET_GO: Duration = Duration::from_secs(10);
 /// A server that is asked for a sign of life and gives none for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What a server has sent that does not hear us any more is here by then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl<'a> Connection<'a> {
     pub(super) fn new(
@@ -78,7 +80,7 @@ impl<'a> Connection<'a> {
     ) -> Self {
         let now = Instant::now();
         Connection {
-            positions: Positions::new(start.from, timeout, now),
+            positions: Positions::new(start.streams_from, timeout, now),
             settings,
             progress,
             store,
@@ -92,13 +94,13 @@ impl<'a> Connection<'a> {
             pressed_since: None,
             heard: now,
             full_since: None,
-            is_lost: false,
+            lost: None,
         }
     }
 
     /// Streams until there is a reason to end.
     pub(super) async fn run(mut self, stop: &mut Stop) -> Result<Ended, Halt> {
-        self.tell(true).await?;
+        self.tell(true).await;
         loop {
             if self.settings.once_to.is_some_and(|to| self.positions.durable() >= to) {
                 self.clean_up().await;
@@ -112,20 +114,28 @@ impl<'a> Connection<'a> {
             let (cut_due, reads) = (self.cut_is_due(), self.has_room());
             self.full_since = if reads { None } else { self.full_since.or(Some(Instant::now())) };
             let (full_since, full) = (self.full_since.unwrap_or_else(Instant::now), !reads);
+            let lost_since = self.lost.as_ref().map(|(since, _)| *since);
             tokio::select! {
                 biased;
                 () = stop.asked() => return self.stop().await,
                 finished = self.uploads.finished() => self.stored(finished?).await?,
-                () = sleep_until(self.positions.due()) => self.sign_of_life(reads).await?,
+                () = sleep_until(self.positions.due()) => self.sign_of_life(reads).await,
                 () = sleep_until(cut_due.unwrap_or_else(Instant::now)), if cut_due.is_some() => {}
                 () = sleep_until(full_since + LET_GO), if full => return self.let_go(stop).await,
                 came = self.stream.next(), if reads => match came {
                     Err(error) => return Err(self.lose(error.into()).await),
                     Ok(Streamed::Message(message)) => self.take(message).await?,
                     Ok(Streamed::TimelineEnds) => {
-                        self.settle_all().await?;
+                        tokio::select! {
+                            biased;
+                            settled = self.settle_all() => settled?,
+                            () = stop.asked() => return self.stop().await,
+                        }
                         return self.end_timeline().await;
                     }
+                },
+                () = sleep_until(lost_since.unwrap_or_else(Instant::now) + LAST_WORDS), if lost_since.is_some() => {
+                    return Err(self.lose_silently().await);
                 }
             }
         }
@@ -142,7 +152,7 @@ impl<'a> Connection<'a> {
         let (bytes, since) = self.segment.as_ref().and_then(Receiving::loose)?;
         let hurry = self.settings.synchronous
             || self.pressed_since.is_some()
-            || bytes as u64 >= self.settings.flush_bytes
+            || bytes as u64 >= self.settings.flush_bytes.min(LOOSE_BYTES as u64)
             || self.settings.once_to.is_some_and(|to| self.positions.received() >= to);
         match self.uploads.has_piece() {
             true => None,
@@ -168,7 +178,7 @@ impl<'a> Connection<'a> {
                 self.positions.hear(server_end);
                 if wants_answer {
                     self.pressed()?;
-                    self.tell(false).await?;
+                    self.tell(false).await;
                 }
             }
         }
@@ -212,7 +222,7 @@ impl<'a> Connection<'a> {
                 _ => self.segment = Some(segment),
             }
             if let Some(equal) = equal.filter(|_| self.uploads.is_empty()) {
-                self.settle(equal).await?;
+                self.settle(equal).await;
             }
         }
         Ok(())
@@ -223,7 +233,9 @@ impl<'a> Connection<'a> {
         let tail = self.start.tails.remove(&name).unwrap_or_default();
         let mut segment = Receiving::begin(&self.making, name, tail.chain)?;
         if let Some(broken) = tail.broken {
-            tracing::error!("`{name}` gets no more pieces, and is stored when it is whole: {broken}");
+            tracing::error!(
+                "`{name}` gets no more pieces, and is stored when it is whole, which `select pg_switch_wal()` makes it: {broken}"
+            );
             segment.make_only_whole();
         }
         Ok(segment)
@@ -279,19 +291,19 @@ impl<'a> Connection<'a> {
             let store = self.store.clone();
             self.cleaning.spawn(async move { store.delete_tail(name).await });
         }
-        self.settle(durable).await
+        self.settle(durable).await;
+        Ok(())
     }
 
-    async fn settle(&mut self, durable: Lsn) -> Result<(), Halt> {
+    async fn settle(&mut self, durable: Lsn) {
         if self.positions.settle(durable) {
             self.progress.change(|state| state.durable_at = Some(Instant::now().into_std()));
-            self.tell(false).await?;
+            self.tell(false).await;
         }
         if self.positions.durable() >= self.positions.received() {
             self.pressed_since = None;
         }
         self.show();
-        Ok(())
     }
 
     fn show(&self) {
@@ -304,25 +316,27 @@ impl<'a> Connection<'a> {
         });
     }
 
-    async fn sign_of_life(&mut self, reads: bool) -> Result<(), Halt> {
+    async fn sign_of_life(&mut self, reads: bool) {
         match reads {
             // While nothing is read, nothing can be heard.
             false => self.heard = Instant::now(),
             true if self.heard.elapsed() > SILENCE => {
                 let message = format!("PostgreSQL was silent for {} s", SILENCE.as_secs());
-                return Err(Halt::Failed(Failure::new(FailureKind::Server, message)));
+                self.lost.get_or_insert((Instant::now(), Failure::new(FailureKind::Server, message)));
             }
             true => {}
         }
-        self.tell(true).await
+        self.tell(true).await;
     }
 
-    async fn tell(&mut self, wants_answer: bool) -> Result<(), Halt> {
+    /// A server that does not hear this is lost, but what it has sent may still have to be read.
+    async fn tell(&mut self, wants_answer: bool) {
         let status = self.positions.tell(Instant::now());
-        if self.is_lost {
-            return Ok(());
+        if self.lost.is_none()
+            && let Err(error) = self.stream.tell(&status, Timestamp::now(), wants_answer).await
+        {
+            self.lost = Some((Instant::now(), error.into()));
         }
-        Ok(self.stream.tell(&status, Timestamp::now(), wants_answer).await?)
     }
 
     /// Makes all durable that came.
@@ -337,21 +351,9 @@ impl<'a> Connection<'a> {
             tokio::select! {
                 biased;
                 finished = self.uploads.finished() => self.stored(finished?).await?,
-                () = sleep_until(self.positions.due()) => self.tell(false).await?,
+                () = sleep_until(self.positions.due()) => self.tell(false).await,
             }
         }
-    }
-
-    /// The server may be gone for good: what came of its WAL is stored before anything else.
-    async fn lose(mut self, why: Halt) -> Halt {
-        self.is_lost = true;
-        if !matches!(timeout(self.settings.stop_deadline, self.settle_all()).await, Ok(Ok(()))) {
-            let (received, durable) = (self.positions.received(), self.positions.durable());
-            tracing::warn!(
-                "the connection was lost at {received}, and only what came before {durable} could be stored"
-            );
-        }
-        why
     }
 
     pub(super) async fn clean_up(&mut self) {

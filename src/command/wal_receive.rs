@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, FailureKind};
+use super::receive_endings::NOTHING_IS_LOST;
 use super::receive_gap::{self, Onwards};
 use super::receive_halt::{Complaints, Halt, pauses};
 use super::receive_progress::ReceiveProgress;
@@ -24,6 +25,7 @@ use crate::postgres::{ClusterIdent, Lsn, SegmentSize, TimelineId};
 use crate::repo::{Generation, Repository};
 use crate::server::replication::{ServerShape, SystemIdentity};
 use crate::server::replication_slot::Slot;
+use crate::server::wal_stream::StreamError;
 use crate::server::{Conninfo, Replication};
 
 /// How WAL is received.
@@ -78,9 +80,12 @@ pub async fn run(
         trouble: Complaints::default(),
         place: None,
         onwards: None,
+        compares: true,
     };
     let mut pauses = Box::new(pauses()) as Box<dyn Iterator<Item = Duration> + Send>;
     let mut connections = 0;
+    // A spare has seen that everything is in order but that somebody else is at work.
+    let mut was_spare = false;
     loop {
         let ended = receiver.stream(&mut stop).await;
         let known = std::mem::replace(&mut connections, progress.now().connections);
@@ -91,25 +96,39 @@ pub async fn run(
             // What is behind a gap is durable, but not everything before it.
             Ok(Ended::Reached) if progress.now().gaps > 0 => return Err(gap()),
             Ok(Ended::Reached) => return Ok(Received::Reached),
-            Ok(Ended::Stopped) => return Ok(Received::Stopped),
+            Ok(Ended::Stopped) => return stopped(progress),
             Ok(Ended::TimelineEnds(next)) => {
                 receiver.onwards = next.or(receiver.onwards);
                 continue;
             }
-            Err(halt) => match receiver.overcome(halt, &mut stop).await {
-                Ok(()) => continue,
-                Err(failure) => failure,
-            },
+            Err(halt) => {
+                was_spare |= matches!(halt, Halt::Another(_) | Halt::SlotInUse(_));
+                match receiver.overcome(halt, &mut stop).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                }
+            }
         };
-        if connections == 0 || failure.is_final {
+        if (connections == 0 && !was_spare) || failure.is_final {
             return Err(failure.failure);
         }
         receiver.trouble.say(&format!("{}; trying again", failure.failure));
         tokio::select! {
             () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-            () = stop.asked() => return Ok(Received::Stopped),
+            () = stop.asked() => return stopped(progress),
         }
     }
+}
+
+/// Exit code 0 means that all that came is durable.
+fn stopped(progress: &ReceiveProgress) -> Result<Received, Failure> {
+    let now = progress.now();
+    if !now.given_up {
+        return Ok(Received::Stopped);
+    }
+    let (received, durable) = (now.received, now.durable);
+    let message = format!("what came up to {received} could not be stored before it was stopped: durable is {durable}");
+    Err(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST))
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -129,6 +148,8 @@ struct Receiver<'a> {
     place: Option<Place>,
     /// Behind a gap that was found, or the end of a timeline.
     onwards: Option<Onwards>,
+    /// Whether the last whole segment is compared before anything follows it.
+    compares: bool,
 }
 
 struct Place {
@@ -138,6 +159,8 @@ struct Place {
     from: Lsn,
     /// Up to where the repository has pieces behind that.
     reaches: Lsn,
+    /// Whether the segment before `from` was asked for, to be compared.
+    compares: bool,
 }
 
 /// A failure, and whether trying again makes no sense.
@@ -191,8 +214,12 @@ impl Receiver<'_> {
         {
             start = Start::at(&archive, &making, timeline, making.size.containing(from)).await?;
         }
-        let (timeline, from, reaches) = (start.timeline, start.from, start.reaches);
-        self.place = Some(Place { generation, making: making.clone(), timeline, from, reaches });
+        if !self.compares {
+            start.streams_from = start.from;
+        }
+        let (timeline, from, reaches, streams_from) = (start.timeline, start.from, start.reaches, start.streams_from);
+        let compares = streams_from < from;
+        self.place = Some(Place { generation, making: making.clone(), timeline, from, reaches, compares });
         self.progress.change(|state| {
             (state.timeline, state.received, state.durable, state.server_end) =
                 (Some(timeline), from, from, now.flushed);
@@ -201,7 +228,7 @@ impl Receiver<'_> {
             return if start.goes_on { Ok(None) } else { Err(never_stored(to, from)) };
         }
         refuse_ahead(now, shape, timeline, from)?;
-        let Some(stream) = server.start_wal(Some(&settings.slot), timeline, from).await? else {
+        let Some(stream) = server.start_wal(Some(&settings.slot), timeline, streams_from).await? else {
             let message = format!("PostgreSQL has no WAL of timeline {} at {from}", timeline.get());
             return Err(Halt::Failed(Failure::new(FailureKind::Server, message)));
         };
@@ -209,6 +236,7 @@ impl Receiver<'_> {
         self.trouble.settle(&format!("streaming again, timeline {} from {from} on", timeline.get()));
         self.progress.change(|state| {
             state.connections += 1;
+            state.given_up = false;
             state.waiting = false;
         });
         let store = ReceivingStore { archive, complaints: Arc::clone(&self.store_trouble) };
@@ -255,6 +283,11 @@ impl Receiver<'_> {
     /// Does what the end of a connection asks for; what cannot be overcome here is the failure.
     async fn overcome(&mut self, halt: Halt, stop: &mut Stop) -> Result<(), Fault> {
         match halt {
+            // The slot promised more than there is: then nothing can be compared.
+            Halt::Removed(_) if self.place.as_ref().is_some_and(|place| place.compares) => {
+                self.compares = false;
+                Ok(())
+            }
             Halt::Removed(why) => tokio::select! {
                 biased;
                 () = stop.asked() => Ok(()),
@@ -264,7 +297,7 @@ impl Receiver<'_> {
             Halt::SlotInUse(why) => {
                 self.wait_as_spare(&why);
                 tokio::select! {
-                    () = sleep(SLOT_PAUSE) => Ok(()),
+                    () = self.slot_is_free() => Ok(()),
                     () = stop.asked() => Ok(()),
                 }
             }
@@ -283,6 +316,21 @@ impl Receiver<'_> {
     fn wait_as_spare(&self, why: &str) {
         self.trouble.say(&format!("another receiver is at work ({why}): this one waits until it is gone"));
         self.progress.change(|state| state.waiting = true);
+    }
+
+    /// Asks for the slot until it is free, or the answer is another. The store is not asked for anything meanwhile.
+    async fn slot_is_free(&self) {
+        loop {
+            sleep(SLOT_PAUSE).await;
+            let Some(place) = &self.place else { return };
+            let Ok(server) = Replication::connect(&self.settings.conninfo).await else { return };
+            // Nothing is told to the server, so this moves nothing.
+            match server.start_wal(Some(&self.settings.slot), place.timeline, place.from).await {
+                Err(StreamError::SlotInUse(_)) => {}
+                Ok(Some(stream)) => return stream.close().await,
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     async fn other_is_gone(&self) -> Result<(), Failure> {
@@ -326,8 +374,16 @@ impl Receiver<'_> {
                 "drop it and make it again, or use `--create-slot`; `max_slot_wal_keep_size` bounds what a slot may keep",
             )));
         }
-        tracing::warn!("the replication slot `{name}` is lost ({why}) and is made again");
         let mut server = Replication::connect(&self.settings.conninfo).await?;
+        let major = server.shape().await?.ident.major;
+        // Before PostgreSQL 15 nothing tells a lost slot from one of another kind: that one may be somebody else's.
+        if !matches!(server.slot(major, name).await?, Slot::There(_)) {
+            let message = format!("the replication slot `{name}` cannot be used: {why}");
+            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
+                "if it is a lost slot of this receiver, drop it; if it is somebody else's, give another name with `--slot`",
+            )));
+        }
+        tracing::warn!("the replication slot `{name}` is lost ({why}) and is made again");
         server.drop_slot(name).await?;
         server.create_slot(name).await?;
         Ok(())

@@ -46,6 +46,7 @@ mod push_faults;
 mod races;
 mod reaching_postgres;
 mod reaching_s3;
+mod receive_doubts;
 mod recovery_stops;
 mod remembered_place;
 mod remote_backups;

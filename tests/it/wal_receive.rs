@@ -16,39 +16,39 @@ use crate::postgres::{Cluster, Installation, Lsn, Recovery, RecoveryTarget, Stop
 use crate::program::{Call, Outcome, finish};
 use crate::repository::{Repository, history_key, segment_key};
 
-const A_MINUTE: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
+pub const A_MINUTE: Duration = Duration::from_secs(60);
+pub const MIB: u64 = 1 << 20;
 
 /// A server whose pg_wal keeps everything, because nothing is ever archived from it.
-fn server(installation: &'static Installation) -> Cluster {
+pub fn server(installation: &'static Installation) -> Cluster {
     Cluster::builder().installation(installation).start()
 }
 
-fn call(repository: &Repository, cluster: &Cluster, words: &[&str]) -> Call {
+pub fn call(repository: &Repository, cluster: &Cluster, words: &[&str]) -> Call {
     let words: Vec<&str> = ["wal-receive", "--create-slot"].into_iter().chain(words.iter().copied()).collect();
     let call = Call::new(words).impatient().envs(repository.env());
     call.env("PGARK_CLUSTER__CONNINFO", cluster.endpoint().conninfo()).env("PGARK_RECEIVE__FLUSH", "200ms")
 }
 
 /// A receiver that runs until it is told otherwise.
-struct Running(Option<Child>);
+pub struct Running(Option<Child>);
 
 impl Running {
-    fn start(call: &Call) -> Self {
+    pub fn start(call: &Call) -> Self {
         Running(Some(call.spawn()))
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.0.as_ref().unwrap());
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    fn kill_9(mut self) -> Outcome {
+    pub fn kill_9(mut self) -> Outcome {
         self.signal(rustix::process::Signal::KILL);
         finish(self.0.take().unwrap())
     }
 
-    fn stop(mut self) -> Outcome {
+    pub fn stop(mut self) -> Outcome {
         self.signal(rustix::process::Signal::TERM);
         finish(self.0.take().unwrap())
     }
@@ -65,7 +65,7 @@ impl Drop for Running {
 
 /// What the repository has of a timeline, compared byte by byte with a server's pg_wal: the position behind the last byte of
 /// what is there without a hole.
-fn judge(repository: &Repository, cluster: &Cluster, timeline: u32) -> Lsn {
+pub fn judge(repository: &Repository, cluster: &Cluster, timeline: u32) -> Lsn {
     let (segments, pieces) = stored(repository, timeline);
     let pg_wal = cluster.data_dir().join("pg_wal");
     let name = |number: u64| format!("{timeline:08X}{:08X}{:08X}", number / 4096, number % 4096);
@@ -93,14 +93,14 @@ fn file(directory: &Path, name: &str) -> Vec<u8> {
 }
 
 /// The number of a segment of 1 MiB.
-fn number(name: &str) -> u64 {
+pub fn number(name: &str) -> u64 {
     let part = |from: usize| u64::from_str_radix(&name[from..from + 8], 16).unwrap();
     part(8) * 4096 + part(16)
 }
 
-type Pieces = BTreeMap<String, BTreeMap<u64, Vec<u8>>>;
+pub type Pieces = BTreeMap<String, BTreeMap<u64, Vec<u8>>>;
 
-fn stored(repository: &Repository, timeline: u32) -> (Vec<String>, Pieces) {
+pub fn stored(repository: &Repository, timeline: u32) -> (Vec<String>, Pieces) {
     let (mut segments, mut pieces) = (Vec::new(), Pieces::new());
     for key in repository.keys() {
         let Some(stem) = key.strip_suffix(".zst") else { continue };
@@ -119,14 +119,14 @@ fn stored(repository: &Repository, timeline: u32) -> (Vec<String>, Pieces) {
 }
 
 /// The end of what the server can send. Behind a switch the next record begins later than that, when there is one.
-fn end(cluster: &Cluster) -> Lsn {
+pub fn end(cluster: &Cluster) -> Lsn {
     let query =
         "select case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_flush_lsn() end";
     cluster.value(query).parse().unwrap()
 }
 
 /// Receives up to where the server is.
-fn receive_all(repository: &Repository, cluster: &Cluster) -> Outcome {
+pub fn receive_all(repository: &Repository, cluster: &Cluster) -> Outcome {
     let to = end(cluster);
     let outcome = call(repository, cluster, &["--once-to", &to.to_string()]).run();
     assert_eq!(outcome.code, 0, "{outcome:?}");
@@ -410,7 +410,7 @@ fn a_promotion_is_followed() {
     receive_all(&repository, &standby);
 }
 
-fn judged_if_any(repository: &Repository, cluster: &Cluster, timeline: u32) -> Lsn {
+pub fn judged_if_any(repository: &Repository, cluster: &Cluster, timeline: u32) -> Lsn {
     let (segments, pieces) = stored(repository, timeline);
     if segments.is_empty() && pieces.is_empty() { Lsn(0) } else { judge(repository, cluster, timeline) }
 }

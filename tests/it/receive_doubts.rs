@@ -1,0 +1,222 @@
+//! `wal-receive` where the server, the store or somebody else gives reason for doubt: nothing stored is contradicted in silence,
+//! nothing is called lost that is not, and exit code 0 stays a promise.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::ledger::Ledger;
+use crate::pitr::archiving;
+use crate::postgres::{Cluster, Installation, Scratch, StopMode, happens_within};
+use crate::repository::Repository;
+use crate::wal_receive::{A_MINUTE, Running, call, end, judge, judged_if_any, number, receive_all, server, stored};
+
+/// A copy of a stopped server's data directory, and the way back to it.
+struct Snapshot(Scratch);
+
+impl Snapshot {
+    fn of(cluster: &Cluster) -> Self {
+        let kept = Scratch::new("snapshot");
+        copy(cluster.data_dir(), &kept.path().join("data"));
+        Snapshot(kept)
+    }
+
+    fn put_back(&self, cluster: &Cluster) {
+        std::fs::remove_dir_all(cluster.data_dir()).unwrap();
+        copy(&self.0.path().join("data"), cluster.data_dir());
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+/// A server that was set back to an earlier state, and went another way on the same timeline.
+#[test]
+fn a_server_that_was_set_back_contradicts_what_is_stored() {
+    // How much was stored of the first way: pieces of the next segment, or whole segments.
+    for stores_whole in [false, true] {
+        let repository = Repository::s3();
+        let cluster = server(Installation::preferred());
+        let ledger = Ledger::create(&cluster);
+        cluster.switch_wal();
+        ledger.write(1, 1000);
+        receive_all(&repository, &cluster);
+        cluster.stop(StopMode::Fast);
+        let snapshot = Snapshot::of(&cluster);
+        cluster.start();
+        cluster.execute("create table first_way as select generate_series(1, 500) i");
+        if stores_whole {
+            cluster.execute("insert into first_way select generate_series(1, 30000)");
+            cluster.switch_wal();
+        }
+        receive_all(&repository, &cluster);
+        cluster.stop(StopMode::Fast);
+        let before = repository.keys();
+        let live = |keys: &[String]| keys.iter().filter(|key| key.contains("/live/")).count();
+        assert!(stores_whole || live(&before) > 0, "{before:?}");
+        snapshot.put_back(&cluster);
+        cluster.start();
+        cluster.execute("create table another_way as select generate_series(1, 70000) i");
+        cluster.switch_wal();
+        cluster.execute("insert into another_way values (1)");
+        let outcome = call(&repository, &cluster, &["--once-to", &end(&cluster).to_string()]).run();
+        outcome.code(1).says("another content is");
+        assert_eq!(repository.keys(), before, "something was stored or deleted");
+    }
+}
+
+/// What a slot keeps may begin on the timeline before.
+#[test]
+fn a_slot_from_before_a_promotion_is_no_gap() {
+    let repository = Repository::s3();
+    let archive = Repository::local();
+    let primary = archiving(&archive, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    let backup = primary.base_backup();
+    let standby = Cluster::from_basebackup(&backup);
+    standby.configure("wal_keep_size = '1GB'");
+    standby.configure("archive_mode = off");
+    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
+    standby.start();
+    standby.execute("select pg_create_physical_replication_slot('early', true)");
+    ledger.write(10, 300_000);
+    let sent = end(&primary);
+    standby.wait_until("received", A_MINUTE, || {
+        standby.value(&format!("select pg_last_wal_receive_lsn() >= '{sent}'")) == "t"
+    });
+    let receive = |slot: &str| {
+        let to = end(&standby).to_string();
+        call(&repository, &standby, &["--slot", slot, "--once-to", &to]).run()
+    };
+    assert_eq!(receive("pgark").code, 0);
+    primary.stop(StopMode::Fast);
+    standby.promote();
+    standby.execute("create table after_promotion as select generate_series(1, 50000) i");
+    standby.switch_wal();
+    standby.execute("insert into after_promotion values (1)");
+    assert_eq!(receive("pgark").code, 0);
+    assert!(!stored(&repository, 2).0.is_empty());
+    let lost = stored(&repository, 1).0;
+    let outcome = receive("early");
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    // And where the repository lacks WAL of the earlier timeline which the slot keeps, it is fetched.
+    let lost = &lost[lost.len() - 2];
+    standby.execute("select pg_create_physical_replication_slot('late', true)");
+    let restart = standby.value("select restart_lsn from pg_replication_slots where slot_name = 'late'");
+    assert!(!restart.is_empty());
+    let outcome = receive("late");
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(repository.keys().iter().all(|key| !key.contains("/record/gap/")), "{:?}", repository.keys());
+    judge(&repository, &standby, 2);
+    assert!(number(lost) > 0);
+}
+
+#[test]
+fn what_could_not_be_stored_is_no_success() {
+    let repository = Repository::s3();
+    let cluster = server(Installation::preferred());
+    let ledger = Ledger::create(&cluster);
+    receive_all(&repository, &cluster);
+    let patient =
+        call(&repository, &cluster, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
+    let receiver = Running::start(&patient);
+    cluster.wait_until("streaming", A_MINUTE, || {
+        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
+    });
+    repository.double().stop_listening();
+    ledger.write(5, 1000);
+    let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
+    cluster.wait_until("received", A_MINUTE, || cluster.value(&came) == "t");
+    cluster.kill_9();
+    std::thread::sleep(Duration::from_secs(3));
+    let outcome = receiver.stop();
+    assert_ne!(outcome.code, 0, "{outcome:?}");
+    outcome.says("durable is");
+}
+
+#[test]
+fn a_receiver_at_the_end_of_a_timeline_can_be_stopped_while_the_store_is_away() {
+    let repository = Repository::s3();
+    let archive = Repository::local();
+    let primary = archiving(&archive, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    let backup = primary.base_backup();
+    let standby = Cluster::from_basebackup(&backup);
+    standby.configure("archive_mode = off");
+    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
+    standby.start();
+    let patient =
+        call(&repository, &standby, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
+    let receiver = Running::start(&patient);
+    let streams = || standby.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1";
+    standby.wait_until("streaming", A_MINUTE, streams);
+    repository.double().stop_listening();
+    ledger.write(5, 1000);
+    let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
+    standby.wait_until("received", A_MINUTE, || standby.value(&came) == "t");
+    primary.stop(StopMode::Immediate);
+    standby.promote();
+    std::thread::sleep(Duration::from_secs(2));
+    receiver.stop().code(12).says("durable is");
+}
+
+/// More than is kept in memory is asked for: it is cut all the same.
+#[test]
+fn pieces_are_cut_before_memory_is_full() {
+    let repository = Repository::s3();
+    let cluster = Cluster::builder().wal_segment_mib(32).start();
+    cluster.switch_wal();
+    let words = ["--flush", "1h", "--flush-bytes", "64MiB"];
+    let _receiver = Running::start(&call(&repository, &cluster, &words));
+    cluster.wait_until("streaming", A_MINUTE, || {
+        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
+    });
+    for _ in 0..20 {
+        cluster.execute("select pg_logical_emit_message(false, 'x', repeat('x', 1000000))");
+    }
+    assert!(happens_within(Duration::from_secs(30), || repository.keys().iter().any(|key| key.contains("/live/"))));
+}
+
+/// A spare has nothing to ask the store for, and bears a server that restarts before it ever streamed.
+#[test]
+fn a_spare_waits_in_silence_and_through_a_restart() {
+    let repository = Repository::s3();
+    let cluster = server(Installation::preferred());
+    let ledger = Ledger::create(&cluster);
+    let arrives = || {
+        ledger.write(2, 1000);
+        let to = end(&cluster);
+        happens_within(A_MINUTE, || judged_if_any(&repository, &cluster, 1) >= to)
+    };
+    let first = Running::start(&call(&repository, &cluster, &[]));
+    assert!(arrives());
+    std::thread::sleep(Duration::from_secs(2));
+    repository.double().clear_requests();
+    let looks = || repository.double().requests().iter().filter(|each| each.operation.starts_with("List")).count();
+    let spare = Running::start(&call(&repository, &cluster, &[]));
+    assert!(happens_within(A_MINUTE, || looks() > 0));
+    std::thread::sleep(Duration::from_secs(2));
+    repository.double().clear_requests();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(looks(), 0, "{:?}", repository.double().requests());
+    first.kill_9();
+    cluster.stop(StopMode::Immediate);
+    std::thread::sleep(Duration::from_secs(4));
+    cluster.start();
+    assert!(arrives());
+    assert_eq!(spare.stop().code, 0);
+}
+
+/// A slot of this name that is somebody else's is not touched.
+#[test]
+fn a_logical_slot_is_left_alone() {
+    for installation in Installation::all_wanted() {
+        let repository = Repository::s3();
+        let cluster = Cluster::builder().installation(installation).conf("wal_level = logical").start();
+        cluster.execute("select pg_create_logical_replication_slot('pgark', 'pgoutput')");
+        let outcome = call(&repository, &cluster, &[]).run();
+        outcome.code(17).says("pgark: error:");
+        assert_eq!(cluster.value("select slot_type from pg_replication_slots"), "logical");
+    }
+}
