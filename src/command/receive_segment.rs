@@ -16,7 +16,7 @@ use super::Circumstances;
 use super::failure::{Failure, FailureKind};
 use super::receive_halt::Halt;
 use crate::postgres::{ClusterIdent, Lsn, SegmentName, SegmentSize, WalHeader, WalIndexer, WalName};
-use crate::repo::live_piece::{LivePiece, PieceHeader, PieceOrigin};
+use crate::repo::live_piece::{LivePiece, PieceHeader, PieceOrigin, SoFar};
 use crate::repo::wal_object::{Provenance, WalObject};
 use crate::repo::{RepoError, Writer};
 use crate::stream::{Packer, Sha256, Sha256Hasher};
@@ -48,9 +48,11 @@ pub(super) struct Receiving {
     feed: mpsc::Sender<Feed>,
     packing: JoinHandle<Result<WalObject, Failure>>,
     /// Pieces in the store that are not compared yet.
-    known: VecDeque<PieceHeader>,
+    known: VecDeque<Known>,
     comparing: Sha256Hasher,
     previous: Option<Sha256>,
+    /// Pieces that are stored, and the bytes of their objects.
+    stored: (u64, u64),
     loose: Vec<u8>,
     loose_since: Option<Instant>,
     /// It gets no pieces: in a moment it is whole.
@@ -58,11 +60,36 @@ pub(super) struct Receiving {
     pub(super) has_pieces: bool,
 }
 
+/// A range of the segment that the store has in pieces.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) offset: u64,
+    pub(super) end: u64,
+    /// Of the bytes in the range.
+    pub(super) sha256: Sha256,
+    /// Pieces of the segment up to its end.
+    pub(super) pieces: u64,
+    /// Bytes of their objects.
+    pub(super) stored: u64,
+    /// The last of them.
+    pub(super) last: PieceHeader,
+}
+
 /// What the thread that compresses is told.
 enum Feed {
     Bytes(Bytes),
-    /// Tell the latest commit since the last time.
-    Commit(oneshot::Sender<Option<Timestamp>>),
+    /// Tell about all that came until now.
+    Tell(oneshot::Sender<Told>),
+    /// What came until now is in pieces already: its commits are nobody's business.
+    Stored,
+}
+
+/// What the thread that compresses knows of a segment.
+struct Told {
+    /// The latest commit since the last time.
+    last_commit: Option<Timestamp>,
+    /// Digest of all that came.
+    sha256: Sha256,
 }
 
 /// A piece that is cut and not packed yet.
@@ -72,7 +99,9 @@ pub(super) struct Draft {
     offset: u32,
     pub(super) bytes: Vec<u8>,
     previous: Option<Sha256>,
-    last_commit: oneshot::Receiver<Option<Timestamp>>,
+    /// Pieces before it, and the bytes of their objects.
+    stored: (u64, u64),
+    told: oneshot::Receiver<Told>,
     pub(super) end: Lsn,
 }
 
@@ -81,7 +110,7 @@ const FEEDS: usize = 8;
 
 impl Receiving {
     /// A segment that begins to arrive, of which the store has these pieces.
-    pub(super) fn begin(making: &Making, name: SegmentName, known: Vec<PieceHeader>) -> Result<Self, Failure> {
+    pub(super) fn begin(making: &Making, name: SegmentName, known: Vec<Known>) -> Result<Self, Failure> {
         let number = making.size.number(name).map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
         let (feed, inbox) = mpsc::channel(FEEDS);
         let packed = making.clone();
@@ -97,6 +126,7 @@ impl Receiving {
             known: known.into(),
             comparing: Sha256Hasher::default(),
             previous: None,
+            stored: (0, 0),
             loose: Vec::new(),
             loose_since: None,
             only_whole: false,
@@ -135,19 +165,19 @@ impl Receiving {
                 break;
             };
             let at = self.received + (bytes.len() - rest.len()) as u64;
-            let (taken, behind) = rest.split_at(rest.len().min(piece.end().saturating_sub(at) as usize));
+            let (taken, behind) = rest.split_at(rest.len().min(piece.end.saturating_sub(at) as usize));
             self.comparing.update(taken);
             rest = behind;
-            if at + taken.len() as u64 == piece.end() {
+            if at + taken.len() as u64 == piece.end {
                 let ours = std::mem::take(&mut self.comparing).finish();
-                if ours != piece.plain() {
+                if ours.sha256 != piece.sha256 {
                     return Err(Halt::Refused(self.differs(piece, ours.sha256)));
                 }
-                self.previous = Some(ours.sha256);
-                equal = Some(Lsn(self.start.0 + piece.end()));
+                self.previous = Some(piece.last.sha256);
+                self.stored = (piece.pieces, piece.stored);
+                equal = Some(Lsn(self.start.0 + piece.end));
                 self.known.pop_front();
-                // Commits in it are not those of the next piece.
-                self.feed.send(Feed::Commit(oneshot::channel().0)).await.map_err(broken)?;
+                self.feed.send(Feed::Stored).await.map_err(broken)?;
             }
         }
         self.received += bytes.len() as u64;
@@ -179,12 +209,12 @@ impl Receiving {
         }
     }
 
-    fn differs(&self, piece: &PieceHeader, ours: Sha256) -> Failure {
-        let (offset, end, name) = (piece.offset, piece.end(), self.name);
+    fn differs(&self, piece: &Known, ours: Sha256) -> Failure {
+        let (offset, end, name, last) = (piece.offset, piece.end, self.name, &piece.last);
         let message = format!(
             "another content is stored as bytes {offset:#X} to {end:#X} of `{name}`: sha256 {} by {} at {}; the server sent \
              sha256 {ours}",
-            piece.sha256, piece.writer, piece.written
+            piece.sha256, last.writer, last.written
         );
         Failure::new(FailureKind::Conflict, message).with_hint(
             "two servers stream into one place: find out which one is the primary, and give the other its own `name`",
@@ -212,8 +242,8 @@ impl Receiving {
         };
         let broken = |_| Failure::new(FailureKind::Internal, "the thread that compresses failed");
         let turn = self.feed.reserve().await.map_err(broken)?;
-        let (tell, last_commit) = oneshot::channel();
-        turn.send(Feed::Commit(tell));
+        let (tell, told) = oneshot::channel();
+        turn.send(Feed::Tell(tell));
         let bytes = std::mem::take(&mut self.loose);
         self.loose_since = None;
         self.has_pieces = true;
@@ -222,16 +252,18 @@ impl Receiving {
             segment: self.name,
             offset,
             previous: self.previous,
-            last_commit,
+            stored: self.stored,
+            told,
             end: self.end(),
             bytes,
         }))
     }
 
     /// A piece of this or another segment is durable.
-    pub(super) fn stored(&mut self, of: SegmentName, sha256: Sha256) {
+    pub(super) fn stored(&mut self, of: SegmentName, sha256: Sha256, bytes: u64) {
         if of == self.name {
             self.previous = Some(sha256);
+            self.stored = (self.stored.0 + 1, self.stored.1 + bytes);
         }
     }
 
@@ -244,7 +276,10 @@ impl Receiving {
 impl Draft {
     /// Compresses it.
     pub(super) async fn pack(self) -> Result<LivePiece, Failure> {
-        let last_commit = self.last_commit.await.ok().flatten();
+        let told = self.told.await.ok();
+        let last_commit = told.as_ref().and_then(|told| told.last_commit);
+        let (pieces, stored) = self.stored;
+        let so_far = told.map(|told| SoFar { pieces, stored, sha256: told.sha256 });
         let origin = PieceOrigin {
             segment: self.segment,
             offset: self.offset,
@@ -259,7 +294,7 @@ impl Draft {
         let packing = tokio::task::spawn_blocking(move || {
             let mut packer = Packer::new(bytes.len() as u64, level, LivePiece::ROOM).map_err(cannot_pack)?;
             packer.push(&bytes).map_err(cannot_pack)?;
-            Ok(LivePiece::build(origin, packer.finish().map_err(cannot_pack)?)?)
+            Ok(LivePiece::build_behind(origin, packer.finish().map_err(cannot_pack)?, so_far)?)
         });
         packed(packing).await
     }
@@ -286,11 +321,13 @@ fn pack(making: Making, name: SegmentName, mut inbox: mpsc::Receiver<Feed>) -> R
                 packer.push(&bytes).map_err(cannot_pack)?;
                 indexer.feed(&bytes);
             }
-            Feed::Commit(tell) => {
+            Feed::Tell(tell) => {
                 let latest = indexer.latest_commit();
-                tell.send(latest.filter(|_| latest != told)).ok();
+                let last_commit = latest.filter(|_| latest != told);
+                tell.send(Told { last_commit, sha256: packer.so_far().sha256 }).ok();
                 told = latest;
             }
+            Feed::Stored => told = indexer.latest_commit(),
         }
     }
     let provenance = Provenance {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use super::failure::{Failure, FailureKind};
 use super::receive_halt::Halt;
-use super::receive_segment::Making;
+use super::receive_segment::{Known, Making};
 use super::wal_push::retrying;
 use crate::postgres::{HistoryFile, Lsn, SegmentName, SegmentNumber, TimelineId, WalName};
-use crate::repo::live_piece::PieceHeader;
 use crate::repo::live_tail::Tail;
 use crate::repo::wal_object::{Provenance, WalObject};
 use crate::repo::{Archived, WalArchive};
@@ -43,7 +42,7 @@ impl Start {
         let first = making.size.name(timeline, from);
         let mut tails = BTreeMap::new();
         for segment in retrying(|| archive.tails_from(first)).await? {
-            tails.insert(segment, KnownTail::of(retrying(|| archive.list_tail(segment)).await?));
+            tails.insert(segment, KnownTail::find(archive, segment).await?);
         }
         let from = making.size.start(from);
         let reaches = Lsn(from.0 + tails.get(&first).map_or(0, KnownTail::end));
@@ -69,20 +68,35 @@ impl Start {
 /// The pieces of a segment, as far as one follows the other from the segment's first byte.
 #[derive(Debug, Default)]
 pub(super) struct KnownTail {
-    pub(super) chain: Vec<PieceHeader>,
+    pub(super) chain: Vec<Known>,
     /// Why no piece of ours can follow: something else lies there.
     pub(super) broken: Option<String>,
 }
 
 impl KnownTail {
+    /// Nearly always the last piece knows all the others, however many there are. Otherwise each is asked.
+    async fn find(archive: &WalArchive, segment: SegmentName) -> Result<Self, Failure> {
+        if let Some((last, stored)) = retrying(|| archive.last_of_whole_tail(segment)).await?
+            && let Some(so_far) = last.so_far
+        {
+            let pieces = so_far.pieces + 1;
+            let all = Known { offset: 0, end: last.end(), sha256: so_far.sha256, pieces, stored, last };
+            return Ok(KnownTail { chain: vec![all], broken: None });
+        }
+        Ok(KnownTail::of(retrying(|| archive.list_tail(segment)).await?))
+    }
+
     fn of(tail: Tail) -> Self {
         let mut known =
             KnownTail { chain: Vec::new(), broken: tail.unknown.first().map(|key| format!("`{key}` lies there")) };
         for piece in tail.pieces {
             let offset = piece.key.offset;
             match piece.header {
-                Ok(header) if u64::from(offset) == known.end() && header.previous == known.last() => {
-                    known.chain.push(header)
+                Ok(last) if u64::from(offset) == known.end() && last.previous == known.last() => {
+                    let before = known.chain.last().map_or((0, 0), |before| (before.pieces, before.stored));
+                    let (end, sha256) = (last.end(), last.sha256);
+                    let (pieces, stored) = (before.0 + 1, before.1 + piece.stored);
+                    known.chain.push(Known { offset: u64::from(offset), end, sha256, pieces, stored, last })
                 }
                 Ok(_) => {
                     known.broken =
@@ -96,11 +110,11 @@ impl KnownTail {
 
     /// The offset at which the chain ends.
     fn end(&self) -> u64 {
-        self.chain.last().map_or(0, PieceHeader::end)
+        self.chain.last().map_or(0, |last| last.end)
     }
 
     fn last(&self) -> Option<crate::stream::Sha256> {
-        self.chain.last().map(|last| last.sha256)
+        self.chain.last().map(|known| known.last.sha256)
     }
 }
 

@@ -267,7 +267,7 @@ impl<'a> Connection<'a> {
         match finished.stored {
             Stored::Piece { of, sha256, bytes } => {
                 if let Some(segment) = &mut self.segment {
-                    segment.stored(of, sha256);
+                    segment.stored(of, sha256, bytes);
                 }
                 self.progress.change(|state| {
                     state.pieces += 1;

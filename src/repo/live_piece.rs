@@ -51,6 +51,21 @@ pub struct PieceHeader {
     /// The time of the last commit in it, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_commit: Option<Timestamp>,
+    /// What its writer knew of the whole tail up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub so_far: Option<SoFar>,
+}
+
+/// A tail up to the end of one of its pieces. Whoever lists the tail sees by it whether the pieces before are still those that
+/// were there, without reading each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoFar {
+    /// Pieces before this one.
+    pub pieces: u64,
+    /// Bytes of their objects.
+    pub stored: u64,
+    /// SHA-256 of the segment's bytes up to the end of this piece.
+    pub sha256: Sha256,
 }
 
 /// What the writer of a piece knows besides its bytes.
@@ -91,6 +106,11 @@ impl LivePiece {
 
     /// Puts the header in front of what was packed with [`LivePiece::ROOM`]. A piece that no reader would take is an error.
     pub fn build(from: PieceOrigin, packed: Packed) -> Result<Self, RepoError> {
+        LivePiece::build_behind(from, packed, None)
+    }
+
+    /// As [`LivePiece::build`], by a writer that knows the tail up to the end of the piece.
+    pub fn build_behind(from: PieceOrigin, packed: Packed, so_far: Option<SoFar>) -> Result<Self, RepoError> {
         let Packed { mut object, plain } = packed;
         let key = PieceKey { segment: from.segment, offset: from.offset };
         let header = PieceHeader {
@@ -107,6 +127,7 @@ impl LivePiece {
             written: from.written,
             writer: from.writer.to_string(),
             last_commit: from.last_commit,
+            so_far,
         };
         let unwritable = |reason: String| RepoError::damaged(&format!("{}/{:08X}", key.segment, key.offset), reason);
         header.is_sound(key).map_err(unwritable)?;

@@ -128,6 +128,20 @@ impl WalArchive {
         Ok(Tail { pieces: pieces.into_iter().flatten().collect(), unknown })
     }
 
+    /// The last piece of a segment, if what it says of those before it is what the listing shows: then nothing but it need be read.
+    /// With it come the bytes of all their objects.
+    pub async fn last_of_whole_tail(&self, segment: SegmentName) -> Result<Option<(PieceHeader, u64)>, RepoError> {
+        let (listed, unknown) = self.listed_pieces(segment).await?;
+        let Some(last) = listed.last().filter(|_| unknown.is_empty() && listed[0].key.offset == 0) else {
+            return Ok(None);
+        };
+        let Some((_, Ok(header))) = self.piece_header(last.key).await? else { return Ok(None) };
+        let stored: u64 = listed.iter().map(|piece| piece.stored).sum();
+        let before = (listed.len() as u64 - 1, stored - last.stored);
+        let is_whole = header.so_far.is_some_and(|so_far| (so_far.pieces, so_far.stored) == before);
+        Ok(is_whole.then_some((header, stored)))
+    }
+
     pub(super) async fn listed_pieces(
         &self,
         segment: SegmentName,

@@ -67,7 +67,7 @@ pub struct Receipt {
 }
 
 /// Takes bytes as they pass and gives the [`Receipt`] at the end.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Sha256Hasher {
     state: sha2::Sha256,
     length: u64,

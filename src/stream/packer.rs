@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::digest::Sha256Hasher;
+use super::digest::{Receipt, Sha256Hasher};
 use super::pack::{Packed, encoder};
 
 /// Takes bytes as they come and gives what [`pack`](super::pack()) would give for all of them.
@@ -28,6 +28,11 @@ impl Packer {
         }
         self.hasher.update(bytes);
         self.encoder.write_all(bytes)
+    }
+
+    /// The digest of what came until now.
+    pub fn so_far(&self) -> Receipt {
+        self.hasher.clone().finish()
     }
 
     /// The object. Fewer bytes than were expected are an error.

@@ -158,7 +158,7 @@ fn a_receiver_at_the_end_of_a_timeline_can_be_stopped_while_the_store_is_away() 
     primary.stop(StopMode::Immediate);
     standby.promote();
     std::thread::sleep(Duration::from_secs(2));
-    receiver.stop().code(12).says("durable is");
+    receiver.stop().code(20).says("durable is");
 }
 
 /// More than is kept in memory is asked for: it is cut all the same.
