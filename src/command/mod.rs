@@ -41,6 +41,7 @@ mod receive_gap;
 mod receive_halt;
 pub mod receive_progress;
 mod receive_segment;
+mod receive_slot;
 mod receive_start;
 mod receive_store;
 mod receive_stream;

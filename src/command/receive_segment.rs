@@ -5,6 +5,7 @@
 //! durable, others are another server's.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,11 +16,12 @@ use tokio::time::Instant;
 use super::Circumstances;
 use super::failure::{Failure, FailureKind};
 use super::receive_halt::Halt;
+use crate::disk::temporary_place;
 use crate::postgres::{ClusterIdent, Lsn, SegmentName, SegmentSize, WalHeader, WalIndexer, WalName};
 use crate::repo::live_piece::{LivePiece, PieceHeader, PieceOrigin, SoFar};
 use crate::repo::wal_object::{Provenance, WalObject};
 use crate::repo::{RepoError, Writer};
-use crate::stream::{Packer, Sha256, Sha256Hasher};
+use crate::stream::{Growing, Packer, Sha256, Sha256Hasher};
 
 /// What all segments of a receiver have in common.
 #[derive(Clone, Debug)]
@@ -28,11 +30,13 @@ pub(super) struct Making {
     pub(super) size: SegmentSize,
     pub(super) level: i32,
     pub(super) writer: Writer,
+    /// For files of what is too large for memory.
+    pub(super) place: PathBuf,
 }
 
 impl Making {
     pub(super) fn new(ident: ClusterIdent, size: SegmentSize, level: i32, circumstances: &Circumstances) -> Self {
-        Making { ident, size, level, writer: circumstances.writer.clone() }
+        Making { ident, size, level, writer: circumstances.writer.clone(), place: temporary_place() }
     }
 }
 
@@ -107,6 +111,10 @@ pub(super) struct Draft {
 
 /// Messages on the way to the thread that compresses, each of up to 128 KiB.
 const FEEDS: usize = 8;
+/// Segments up to this size are held in memory until they are stored.
+const IN_MEMORY: u64 = 16 << 20;
+/// So much of a larger one, which goes to a file then.
+const GROWS_TO: usize = 2 << 20;
 
 impl Receiving {
     /// A segment that begins to arrive, of which the store has these pieces.
@@ -312,7 +320,9 @@ fn cannot_pack(error: std::io::Error) -> Failure {
 /// The thread that compresses a segment. It fails when the segment never becomes whole; nobody asks then.
 fn pack(making: Making, name: SegmentName, mut inbox: mpsc::Receiver<Feed>) -> Result<WalObject, Failure> {
     let size = making.size.bytes();
-    let mut packer = Packer::new(size, making.level, WalObject::ROOM).map_err(cannot_pack)?;
+    let limit = if size <= IN_MEMORY { usize::MAX } else { GROWS_TO };
+    let growing = Growing::new(WalObject::ROOM, limit, making.place.clone());
+    let mut packer = Packer::into(growing, size, making.level).map_err(cannot_pack)?;
     let mut indexer = WalIndexer::new(making.ident.major);
     let mut told = None;
     while let Some(feed) = inbox.blocking_recv() {
@@ -337,6 +347,7 @@ fn pack(making: Making, name: SegmentName, mut inbox: mpsc::Receiver<Feed>) -> R
         written: Timestamp::now(),
         writer: making.writer,
     };
-    let object = WalObject::build(provenance, packer.finish().map_err(cannot_pack)?, Some(indexer.finish()));
+    let (growing, plain) = packer.finish_into().map_err(cannot_pack)?;
+    let object = WalObject::build_grown(provenance, growing.finish(), plain, Some(indexer.finish()));
     object.map_err(|e: RepoError| e.into())
 }

@@ -31,8 +31,9 @@ impl ReceivingStore {
         gauge: &Gauge,
     ) -> Result<u64, Halt> {
         let object = packed(packing).await?;
-        let bytes = object.bytes.len() as u64;
-        let _held = gauge.hold(bytes);
+        let bytes = object.size();
+        // What is in a file is bounded by the number of segments that are under way.
+        let _held = gauge.hold(object.bytes.len() as u64);
         turn.comes().await;
         match persistently(&self.complaints, || self.archive.put(WalName::Segment(name), &object)).await? {
             Archived::Conflict { theirs, writer, .. } => {

@@ -25,7 +25,6 @@ use crate::postgres::{ClusterIdent, Lsn, SegmentSize, TimelineId};
 use crate::repo::{Generation, Repository};
 use crate::server::replication::{ServerShape, SystemIdentity};
 use crate::server::replication_slot::Slot;
-use crate::server::wal_stream::StreamError;
 use crate::server::{Conninfo, Replication};
 
 /// How WAL is received.
@@ -132,31 +131,29 @@ fn stopped(progress: &ReceiveProgress) -> Result<Received, Failure> {
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How often a slot is asked for that another receiver has.
-const SLOT_PAUSE: Duration = Duration::from_secs(2);
 /// Another receiver that stores nothing for this long, or five times `flush`, counts as gone.
 const OTHER_IS_GONE: Duration = Duration::from_secs(10);
 
-struct Receiver<'a> {
-    settings: &'a ReceiveSettings,
+pub(super) struct Receiver<'a> {
+    pub(super) settings: &'a ReceiveSettings,
     circumstances: &'a Circumstances,
     progress: &'a ReceiveProgress,
     repository: Repository,
     store_trouble: Arc<Complaints>,
     trouble: Complaints,
     /// What the last connection wanted.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
     /// Behind a gap that was found, or the end of a timeline.
     onwards: Option<Onwards>,
     /// Whether the last whole segment is compared before anything follows it.
     compares: bool,
 }
 
-struct Place {
+pub(super) struct Place {
     generation: Generation,
     making: Making,
-    timeline: TimelineId,
-    from: Lsn,
+    pub(super) timeline: TimelineId,
+    pub(super) from: Lsn,
     /// Up to where the repository has pieces behind that.
     reaches: Lsn,
     /// Whether the segment before `from` was asked for, to be compared.
@@ -214,7 +211,8 @@ impl Receiver<'_> {
         {
             start = Start::at(&archive, &making, timeline, making.size.containing(from)).await?;
         }
-        if !self.compares {
+        // Only the connection that follows does without.
+        if !std::mem::replace(&mut self.compares, true) {
             start.streams_from = start.from;
         }
         let (timeline, from, reaches, streams_from) = (start.timeline, start.from, start.reaches, start.streams_from);
@@ -258,28 +256,6 @@ impl Receiver<'_> {
         Making::new(ident, size, self.settings.level, self.circumstances)
     }
 
-    /// Sees to the slot; gives from where on it keeps WAL, where the server tells.
-    async fn slot(&self, server: &mut Replication, shape: ServerShape) -> Result<Option<Lsn>, Halt> {
-        let name = &self.settings.slot;
-        let found = server.slot(shape.ident.major, name).await?;
-        if found == Slot::Missing && !self.settings.create_slot {
-            let message = format!("the server has no replication slot `{name}`");
-            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
-                "`--create-slot` makes it; from then on the server keeps WAL until it is in the repository",
-            )));
-        }
-        if self.settings.create_slot && !matches!(found, Slot::There(_)) && server.create_slot(name).await? {
-            tracing::info!("made the replication slot `{name}`");
-        }
-        match found {
-            Slot::There(kept) => Ok(kept),
-            Slot::Missing | Slot::NotTold => match server.slot(shape.ident.major, name).await? {
-                Slot::There(kept) => Ok(kept),
-                Slot::Missing | Slot::NotTold => Ok(None),
-            },
-        }
-    }
-
     /// Does what the end of a connection asks for; what cannot be overcome here is the failure.
     async fn overcome(&mut self, halt: Halt, stop: &mut Stop) -> Result<(), Fault> {
         match halt {
@@ -318,21 +294,6 @@ impl Receiver<'_> {
         self.progress.change(|state| state.waiting = true);
     }
 
-    /// Asks for the slot until it is free, or the answer is another. The store is not asked for anything meanwhile.
-    async fn slot_is_free(&self) {
-        loop {
-            sleep(SLOT_PAUSE).await;
-            let Some(place) = &self.place else { return };
-            let Ok(server) = Replication::connect(&self.settings.conninfo).await else { return };
-            // Nothing is told to the server, so this moves nothing.
-            match server.start_wal(Some(&self.settings.slot), place.timeline, place.from).await {
-                Err(StreamError::SlotInUse(_)) => {}
-                Ok(Some(stream)) => return stream.close().await,
-                Ok(None) | Err(_) => return,
-            }
-        }
-    }
-
     async fn other_is_gone(&self) -> Result<(), Failure> {
         let Some(place) = &self.place else { return Ok(()) };
         let archive = self.repository.archive(place.generation);
@@ -363,29 +324,6 @@ impl Receiver<'_> {
         if server.slot(ident.major, &self.settings.slot).await? == Slot::There(None) {
             return self.renew_slot("it keeps no WAL").await;
         }
-        Ok(())
-    }
-
-    async fn renew_slot(&self, why: &str) -> Result<(), Halt> {
-        let name = &self.settings.slot;
-        if !self.settings.create_slot {
-            let message = format!("the replication slot `{name}` is lost: {why}");
-            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
-                "drop it and make it again, or use `--create-slot`; `max_slot_wal_keep_size` bounds what a slot may keep",
-            )));
-        }
-        let mut server = Replication::connect(&self.settings.conninfo).await?;
-        let major = server.shape().await?.ident.major;
-        // Before PostgreSQL 15 nothing tells a lost slot from one of another kind: that one may be somebody else's.
-        if !matches!(server.slot(major, name).await?, Slot::There(_)) {
-            let message = format!("the replication slot `{name}` cannot be used: {why}");
-            return Err(Halt::Failed(Failure::new(FailureKind::Server, message).with_hint(
-                "if it is a lost slot of this receiver, drop it; if it is somebody else's, give another name with `--slot`",
-            )));
-        }
-        tracing::warn!("the replication slot `{name}` is lost ({why}) and is made again");
-        server.drop_slot(name).await?;
-        server.create_slot(name).await?;
         Ok(())
     }
 }

@@ -24,5 +24,5 @@ pub use live_file::{LiveFile, PageCheck};
 pub use restore_dir::{RestoreDir, RestoreDirError};
 pub use shelf::Shelf;
 pub use snapshot::Snapshot;
-pub use spool::Spool;
+pub use spool::{Spool, temporary_place};
 pub use wal_file::{WalFile, WalFileError};

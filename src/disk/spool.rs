@@ -28,6 +28,12 @@ pub(super) const NO_LINKS: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits()
 /// A small file is not larger than this.
 const SMALL: u64 = 16 << 10;
 
+/// Where files without a name are made: `TMPDIR`, else `/var/tmp`. What lies in `/tmp` may lie in memory.
+pub fn temporary_place() -> PathBuf {
+    let configured = std::env::var_os("TMPDIR").filter(|place| !place.is_empty());
+    configured.map_or_else(|| PathBuf::from(USERS_PLACE), PathBuf::from)
+}
+
 impl Spool {
     /// The part of the spool for this data directory and `repository`, made if it is not there; `kind` keeps uses apart.
     ///

@@ -89,7 +89,11 @@ impl WalArchive {
     }
 
     async fn put_at(&self, key: &ObjectKey, object: &WalObject) -> Result<Archived, RepoError> {
-        match self.store.put(key, object.bytes.clone(), &object.metadata()).await? {
+        let put = match object.large() {
+            Some(body) => self.store.put_large(key, body, &object.metadata()).await?,
+            None => self.store.put(key, object.bytes.clone(), &object.metadata()).await?,
+        };
+        match put {
             Put::Created => Ok(Archived::Created),
             Put::Exists => self.compare(key, object).await,
         }

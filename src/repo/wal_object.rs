@@ -4,15 +4,16 @@
 //! truth about the object; metadata repeats digest and length, so that a conflict is judged by one HEAD.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::RepoError;
 use crate::postgres::{ClusterIdent, PgMajor, SegmentSize, SystemId, WalIndex, WalName};
-use crate::storage::{ObjectKey, ObjectMeta, UserMetadata};
+use crate::storage::{LargeBody, ObjectKey, ObjectMeta, UserMetadata};
 use crate::stream::frame::{self, Frame, FrameError};
-use crate::stream::{Packed, Receipt, Sha256};
+use crate::stream::{Grown, Packed, Receipt, Sha256};
 
 /// Who writes: for messages about conflicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,8 +94,10 @@ pub struct Provenance {
 pub struct WalObject {
     /// Its header.
     pub header: WalObjectHeader,
-    /// Header and compressed file.
+    /// Header and compressed file; the header alone where the compressed file is too large for memory.
     pub bytes: bytes::Bytes,
+    /// Where that is, then.
+    large: Option<LargeBody>,
 }
 
 impl WalObject {
@@ -103,7 +106,21 @@ impl WalObject {
 
     /// Puts the header in front of what was packed with [`WalObject::ROOM`].
     pub fn build(from: Provenance, packed: Packed, index: Option<WalIndex>) -> Result<Self, RepoError> {
-        let Packed { mut object, plain } = packed;
+        WalObject::build_grown(from, Grown::Memory(packed.object), packed.plain, index)
+    }
+
+    /// As [`WalObject::build`], of what may be in a file.
+    pub fn build_grown(
+        from: Provenance,
+        grown: Grown,
+        plain: Receipt,
+        index: Option<WalIndex>,
+    ) -> Result<Self, RepoError> {
+        let (mut object, file) = match grown {
+            Grown::Memory(object) => (object, None),
+            Grown::File(file, length) => (vec![0; Self::ROOM], Some((file, length))),
+        };
+        let stored_length = file.as_ref().map_or((object.len() - Self::ROOM) as u64, |(_, length)| *length);
         let mut header = WalObjectHeader {
             format: FORMAT.to_owned(),
             name: from.name.to_string(),
@@ -112,7 +129,7 @@ impl WalObject {
             segment_size: from.segment_size.map(SegmentSize::bytes),
             plain_length: plain.length,
             sha256: plain.sha256,
-            stored_length: (object.len() - Self::ROOM) as u64,
+            stored_length,
             written: from.written,
             writer: from.writer.to_string(),
             index,
@@ -126,7 +143,19 @@ impl WalObject {
             json = serde_json::to_vec(&header).map_err(|e| unwritable(e.to_string()))?;
         }
         frame::write_in_front(&mut object, Self::ROOM, &json).map_err(|e| unwritable(e.to_string()))?;
-        Ok(WalObject { header, bytes: object.into() })
+        let bytes = bytes::Bytes::from(object);
+        let large = file.map(|(file, length)| LargeBody::new(bytes.clone(), Arc::new(file), length));
+        Ok(WalObject { header, bytes, large })
+    }
+
+    /// The bytes of the object that are not in memory.
+    pub fn large(&self) -> Option<&LargeBody> {
+        self.large.as_ref()
+    }
+
+    /// How many bytes the object has.
+    pub fn size(&self) -> u64 {
+        self.large.as_ref().map_or(self.bytes.len() as u64, LargeBody::length)
     }
 
     /// What is given to the store besides the bytes.
@@ -140,7 +169,7 @@ impl WalObject {
     /// Whether metadata alone shows that the stored object is this one.
     pub fn surely_is(&self, stored: &ObjectMeta) -> bool {
         let same = |name: &str, value: String| stored.user.get(name) == Some(&value);
-        stored.size == self.bytes.len() as u64
+        stored.size == self.size()
             && same(DIGEST_METADATA, self.header.sha256.to_string())
             && same(LENGTH_METADATA, self.header.plain_length.to_string())
     }

@@ -9,7 +9,8 @@ use futures_util::{StreamExt, stream};
 
 use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
-    Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind, UserMetadata,
+    Get, Head, KeyPrefix, LargeBody, ListPage, Object, ObjectKey, ObjectStore, Put, StoreError, StoreErrorKind,
+    UserMetadata,
 };
 
 /// Fails about one call in `one_in`, by a sequence that the seed decides: before the call, after it (the reply is
@@ -65,6 +66,10 @@ impl FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
         self.around(self.inner.put(key, body, user)).await
+    }
+
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, user: &UserMetadata) -> Result<Put, StoreError> {
+        self.around(self.inner.put_large(key, body, user)).await
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::object_store::{Continuation, Damage, Unfinished};
-use super::{Get, Head, KeyPrefix, ListPage, ObjectKey, ObjectStore, Put, StoreError, UserMetadata};
+use super::{Get, Head, KeyPrefix, LargeBody, ListPage, ObjectKey, ObjectStore, Put, StoreError, UserMetadata};
 
 /// What is asked.
 #[async_trait]
@@ -40,6 +40,11 @@ impl<G: Gate> ObjectStore for GatedStore<G> {
     async fn put(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
         let _pass = self.gate.pass("put", key.as_str()).await?;
         self.inner.put(key, body, user).await
+    }
+
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, user: &UserMetadata) -> Result<Put, StoreError> {
+        let _pass = self.gate.pass("put", key.as_str()).await?;
+        self.inner.put_large(key, body, user).await
     }
 
     async fn put_in_parts(&self, key: &ObjectKey, body: Bytes) -> Result<Option<Put>, StoreError> {

@@ -18,8 +18,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::local_list::{TEMPORARY, list_page, list_temporary};
 use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
-    Get, Head, KeyPrefix, ListPage, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError, StoreErrorKind,
-    UserMetadata,
+    Get, Head, KeyPrefix, LargeBody, ListPage, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
+    StoreErrorKind, UserMetadata,
 };
 
 const PIECE: usize = 256 << 10;
@@ -74,12 +74,12 @@ impl LocalStore {
         }
     }
 
-    fn create(&self, key: &ObjectKey, body: &[u8]) -> io::Result<Put> {
+    fn create(&self, key: &ObjectKey, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Put> {
         let path = self.path(key);
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
         if !path.try_exists()? {
             self.create_directories(&parent)?;
-            let temporary = Temporary::write(&parent, body, |path| self.give_to_owner(path))?;
+            let temporary = Temporary::write(&parent, write, |path| self.give_to_owner(path))?;
             match temporary.publish(&path) {
                 Ok(()) => {
                     self.sync_directories(&parent)?;
@@ -142,7 +142,11 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn write(directory: &Path, body: &[u8], give_away: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<Self> {
+    fn write(
+        directory: &Path,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+        give_away: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.subsec_nanos());
@@ -150,7 +154,7 @@ impl Temporary {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path)?;
         let temporary = Temporary { path };
         file.set_permissions(Permissions::from_mode(0o640))?;
-        file.write_all(body)?;
+        write(&mut file)?;
         give_away(&temporary.path)?;
         file.sync_all()?;
         Ok(temporary)
@@ -178,8 +182,18 @@ impl Drop for Temporary {
 impl ObjectStore for LocalStore {
     async fn put(&self, key: &ObjectKey, body: Bytes, _user: &UserMetadata) -> Result<Put, StoreError> {
         let object = key.clone();
-        self.blocking(format!("writing `{}`", self.path(key).display()), move |store| store.create(&object, &body))
-            .await
+        self.blocking(format!("writing `{}`", self.path(key).display()), move |store| {
+            store.create(&object, |file| file.write_all(&body))
+        })
+        .await
+    }
+
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, _user: &UserMetadata) -> Result<Put, StoreError> {
+        let (object, body) = (key.clone(), body.clone());
+        self.blocking(format!("writing `{}`", self.path(key).display()), move |store| {
+            store.create(&object, |file| body.copy(file))
+        })
+        .await
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {

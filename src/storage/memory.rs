@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 
 use super::object_store::{Continuation, Damage, Unfinished};
 use super::{
-    Get, Head, KeyPrefix, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
+    Get, Head, KeyPrefix, LargeBody, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
     StoreErrorKind, UserMetadata,
 };
 
@@ -126,6 +126,10 @@ impl ObjectStore for MemoryStore {
 
     async fn refuses_damage(&self, _key: &ObjectKey) -> Result<Damage, StoreError> {
         Ok(Damage::NoNetwork)
+    }
+
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, user: &UserMetadata) -> Result<Put, StoreError> {
+        self.put(key, body.part(0, body.length()).await?, user).await
     }
 
     async fn put_in_parts(&self, _key: &ObjectKey, _body: Bytes) -> Result<Option<Put>, StoreError> {

@@ -7,6 +7,7 @@ pub mod error;
 pub mod faulty;
 pub mod gated;
 pub mod key;
+pub mod large_body;
 pub mod limit;
 pub mod local;
 mod local_list;
@@ -22,6 +23,7 @@ pub mod settings_file;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use key::{KeyPrefix, ObjectKey};
+pub use large_body::LargeBody;
 pub use location::Location;
 pub use object_store::{
     Get, Head, ListPage, Listed, Object, ObjectMeta, ObjectStore, ObjectStoreExt, Put, UserMetadata,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
-use super::{KeyPrefix, ObjectKey, StoreError, StoreErrorKind};
+use super::{KeyPrefix, LargeBody, ObjectKey, StoreError, StoreErrorKind};
 
 /// Small text pairs kept with an object. A hint: a store may lose them, so nothing relies on them alone.
 pub type UserMetadata = BTreeMap<String, String>;
@@ -143,6 +143,9 @@ pub struct Unfinished {
 pub trait ObjectStore: Send + Sync + Debug {
     /// Creates an object.
     async fn put(&self, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError>;
+
+    /// As `put`, of bytes that are too many for memory: a few of them are read at a time.
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, user: &UserMetadata) -> Result<Put, StoreError>;
 
     /// Opens an object for reading from `offset`, which must not be behind its end. With `same_as`, fails with
     /// [`StoreErrorKind::Changed`] if the object's tag is another.

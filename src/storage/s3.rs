@@ -16,7 +16,7 @@ use super::object_store::{Continuation, Damage, Unfinished};
 use super::s3_client::{ConditionalPut, S3Settings, ServerSideEncryption, connect};
 use super::s3_error::{answer, classify};
 use super::{
-    Get, Head, KeyPrefix, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
+    Get, Head, KeyPrefix, LargeBody, ListPage, Listed, Object, ObjectKey, ObjectMeta, ObjectStore, Put, StoreError,
     StoreErrorKind, UserMetadata, s3_multipart,
 };
 use crate::stream::Sha256;
@@ -133,6 +133,16 @@ impl ObjectStore for S3Store {
             return s3_multipart::put(self, key, body, user).await;
         }
         self.put_single(key, body, user).await
+    }
+
+    async fn put_large(&self, key: &ObjectKey, body: &LargeBody, user: &UserMetadata) -> Result<Put, StoreError> {
+        if body.length() <= s3_multipart::LARGE_PART {
+            return self.put(key, body.part(0, body.length()).await?, user).await;
+        }
+        if !self.by_store() && matches!(self.head(key).await?, Head::Found(_)) {
+            return Ok(Put::Exists);
+        }
+        s3_multipart::put_large(self, key, body, user).await
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, same_as: Option<&str>) -> Result<Get, StoreError> {

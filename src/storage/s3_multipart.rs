@@ -13,16 +13,62 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::object_store::Unfinished;
 use super::s3::S3Store;
 use super::s3_error::{answer, classify};
-use super::{KeyPrefix, ObjectKey, Put, StoreError, StoreErrorKind, UserMetadata};
+use super::{KeyPrefix, LargeBody, ObjectKey, Put, StoreError, StoreErrorKind, UserMetadata};
 use crate::stream::Sha256;
 
 /// Objects above this many bytes are sent in parts.
 pub const THRESHOLD: usize = 32 << 20;
 const PART: usize = 16 << 20;
 const PARALLEL: usize = 2;
+/// Of bytes that shall not be in memory.
+pub const LARGE_PART: u64 = 8 << 20;
+
+/// Where the bytes of an object are.
+enum Source<'a> {
+    Memory(Bytes),
+    File(&'a LargeBody),
+}
+
+impl Source<'_> {
+    fn length(&self) -> u64 {
+        match self {
+            Source::Memory(body) => body.len() as u64,
+            Source::File(body) => body.length(),
+        }
+    }
+
+    /// Bytes in a part. A store takes 10 000 parts.
+    fn part(&self) -> u64 {
+        match self {
+            Source::Memory(_) => PART as u64,
+            Source::File(body) => LARGE_PART.max(body.length().div_ceil(10_000)),
+        }
+    }
+
+    async fn read(&self, from: u64) -> Result<Bytes, StoreError> {
+        match self {
+            Source::Memory(body) => Ok(body.slice(from as usize..body.len().min(from as usize + PART))),
+            Source::File(body) => body.part(from, self.part()).await,
+        }
+    }
+}
 
 /// Creates an object from its parts.
 pub async fn put(store: &S3Store, key: &ObjectKey, body: Bytes, user: &UserMetadata) -> Result<Put, StoreError> {
+    create(store, key, &Source::Memory(body), user).await
+}
+
+/// Creates an object from parts that are read when their turn comes.
+pub async fn put_large(
+    store: &S3Store,
+    key: &ObjectKey,
+    body: &LargeBody,
+    user: &UserMetadata,
+) -> Result<Put, StoreError> {
+    create(store, key, &Source::File(body), user).await
+}
+
+async fn create(store: &S3Store, key: &ObjectKey, body: &Source<'_>, user: &UserMetadata) -> Result<Put, StoreError> {
     let upload = begin(store, key, user).await?;
     let outcome = send(store, key, &upload, body).await;
     if !matches!(outcome, Ok(Put::Created)) {
@@ -49,11 +95,12 @@ async fn begin(store: &S3Store, key: &ObjectKey, user: &UserMetadata) -> Result<
     output.upload_id.ok_or_else(missing)
 }
 
-async fn send(store: &S3Store, key: &ObjectKey, upload: &str, body: Bytes) -> Result<Put, StoreError> {
-    let parts = (0..body.len()).step_by(PART).enumerate().map(|(index, start)| {
-        let part = body.slice(start..(start + PART).min(body.len()));
-        send_part(store, key, upload, index as i32 + 1, part)
-    });
+async fn send(store: &S3Store, key: &ObjectKey, upload: &str, body: &Source<'_>) -> Result<Put, StoreError> {
+    let length = body.length();
+    let mut parts = Vec::new();
+    for (index, from) in (0..length).step_by(body.part() as usize).enumerate() {
+        parts.push(async move { send_part(store, key, upload, index as i32 + 1, body.read(from).await?).await });
+    }
     let parts: Vec<CompletedPart> = stream::iter(parts).buffered(PARALLEL).try_collect().await?;
     let request = store
         .client
@@ -64,7 +111,7 @@ async fn send(store: &S3Store, key: &ObjectKey, upload: &str, body: Bytes) -> Re
         .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
         .set_if_none_match(store.by_store().then(|| "*".to_owned()))
         .customize()
-        .config_override(store.settings.timeouts.for_body(body.len() as u64));
+        .config_override(store.settings.timeouts.for_body(length));
     let what = store.at("completing", key);
     match request.send().await {
         Ok(output) if output.e_tag().is_some() => Ok(Put::Created),

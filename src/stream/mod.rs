@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod frame;
+pub mod growing;
 pub mod pack;
 pub mod packer;
 pub mod part_reader;
@@ -15,6 +16,7 @@ pub mod tar_header;
 pub mod unpack;
 
 pub use digest::{Receipt, Sha256, Sha256Hasher};
+pub use growing::{Growing, Grown};
 pub use pack::{Packed, pack};
 pub use packer::Packer;
 pub use part_reader::{PartReader, WantedExtent};

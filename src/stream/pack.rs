@@ -87,7 +87,16 @@ pub(super) fn encoder(
 ) -> io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
     let mut object = Vec::with_capacity(room + (expected as usize / 8).clamp(4 << 10, 2 << 20));
     object.resize(room, 0);
-    let mut encoder = zstd::stream::write::Encoder::new(object, level)?;
+    encoder_into(object, expected, level)
+}
+
+/// Writes such a frame into any sink.
+pub(super) fn encoder_into<W: Write>(
+    sink: W,
+    expected: u64,
+    level: i32,
+) -> io::Result<zstd::stream::write::Encoder<'static, W>> {
+    let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;
     encoder.include_checksum(true)?;
     encoder.set_pledged_src_size(Some(expected))?;
     Ok(encoder)

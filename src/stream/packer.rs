@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use super::digest::{Receipt, Sha256Hasher};
-use super::pack::{Packed, encoder};
+use super::pack::{Packed, encoder, encoder_into};
 
 /// Takes bytes as they come and gives what [`pack`](super::pack()) would give for all of them.
-pub struct Packer {
-    encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
+pub struct Packer<W: Write = Vec<u8>> {
+    encoder: zstd::stream::write::Encoder<'static, W>,
     hasher: Sha256Hasher,
     expected: u64,
     length: u64,
@@ -17,6 +17,20 @@ impl Packer {
     /// For `expected` plain bytes, compressed behind `room` free bytes.
     pub fn new(expected: u64, level: i32, room: usize) -> io::Result<Self> {
         let encoder = encoder(expected, level, room)?;
+        Ok(Packer { encoder, hasher: Sha256Hasher::default(), expected, length: 0 })
+    }
+
+    /// The object. Fewer bytes than were expected are an error.
+    pub fn finish(self) -> io::Result<Packed> {
+        let (object, plain) = self.finish_into()?;
+        Ok(Packed { object, plain })
+    }
+}
+
+impl<W: Write> Packer<W> {
+    /// For `expected` plain bytes, compressed into `sink`.
+    pub fn into(sink: W, expected: u64, level: i32) -> io::Result<Self> {
+        let encoder = encoder_into(sink, expected, level)?;
         Ok(Packer { encoder, hasher: Sha256Hasher::default(), expected, length: 0 })
     }
 
@@ -35,12 +49,12 @@ impl Packer {
         self.hasher.clone().finish()
     }
 
-    /// The object. Fewer bytes than were expected are an error.
-    pub fn finish(self) -> io::Result<Packed> {
+    /// The sink with all compressed bytes, and the receipt of the plain ones. Fewer than were expected are an error.
+    pub fn finish_into(self) -> io::Result<(W, Receipt)> {
         if self.length != self.expected {
             return Err(self.other_length());
         }
-        Ok(Packed { object: self.encoder.finish()?, plain: self.hasher.finish() })
+        Ok((self.encoder.finish()?, self.hasher.finish()))
     }
 
     fn other_length(&self) -> io::Error {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::ledger::Ledger;
 use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation, Scratch, StopMode, happens_within};
-use crate::repository::Repository;
+use crate::program::Call;
+use crate::repository::{Repository, segment_key};
 use crate::wal_receive::{A_MINUTE, Running, call, end, judge, judged_if_any, number, receive_all, server, stored};
 
 /// A copy of a stopped server's data directory, and the way back to it.
@@ -218,5 +219,85 @@ fn a_logical_slot_is_left_alone() {
         let outcome = call(&repository, &cluster, &[]).run();
         outcome.code(17).says("pgark: error:");
         assert_eq!(cluster.value("select slot_type from pg_replication_slots"), "logical");
+    }
+}
+
+/// However many pieces the last start has left, the next one reads the last.
+#[test]
+fn a_start_asks_for_few_pieces() {
+    let repository = Repository::s3();
+    let cluster = server(Installation::preferred());
+    cluster.execute("create table t (i int)");
+    cluster.switch_wal();
+    let receiver = Running::start(&call(&repository, &cluster, &["--synchronous"]));
+    cluster.wait_until("streaming", A_MINUTE, || {
+        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
+    });
+    cluster.configure("synchronous_standby_names = 'pgark'");
+    cluster.reload();
+    cluster.wait_until("synchronous", A_MINUTE, || {
+        cluster.value("select count(*) from pg_stat_replication where sync_state = 'sync'") == "1"
+    });
+    let mut session = cluster.connect();
+    for _ in 0..300 {
+        session.sql("insert into t values (1)").unwrap();
+    }
+    let to = end(&cluster);
+    assert!(happens_within(A_MINUTE, || judge(&repository, &cluster, 1) >= to));
+    assert_eq!(receiver.stop().code, 0);
+    let pieces = |repository: &Repository| stored(repository, 1).1.values().map(|pieces| pieces.len()).sum::<usize>();
+    let before = pieces(&repository);
+    assert!(before > 200, "{before}");
+    cluster.configure("synchronous_standby_names = ''");
+    cluster.reload();
+    cluster.execute("insert into t values (1)");
+    repository.double().clear_requests();
+    receive_all(&repository, &cluster);
+    let requests = repository.double().requests();
+    let read = requests.iter().filter(|each| each.operation == "GetObject" && each.key.contains("/live/")).count();
+    eprintln!("{before} pieces: {read} of them read, {} requests in all", requests.len());
+    assert_eq!(read, 1, "{requests:?}");
+
+    // A piece that has gone is seen all the same: nothing follows the hole.
+    let live: Vec<String> = repository.keys().into_iter().filter(|key| key.contains("/live/")).collect();
+    repository.remove(&live[live.len() / 2]);
+    cluster.execute("insert into t values (1)");
+    let receiver = Running::start(&call(&repository, &cluster, &[]));
+    std::thread::sleep(Duration::from_secs(2));
+    receiver.stop().says("gets no more pieces");
+    assert_eq!(repository.keys().iter().filter(|key| key.contains("/live/")).count(), live.len() - 1);
+}
+
+/// A compressed segment of any size fits: it grows in a file where it is large.
+#[test]
+fn large_segments_are_not_held_in_memory() {
+    const MOST: u64 = 64 << 20;
+    for repository in Repository::both() {
+        let cluster = Cluster::builder().wal_segment_mib(64).conf("wal_keep_size = '1GB'").start();
+        let bytes = "string_agg(decode(md5(i::text), 'hex'), '')";
+        cluster.execute(&format!("create table noise as select {bytes} b from generate_series(1, 262144) i"));
+        cluster.switch_wal();
+        let receiver = Running::start(&call(&repository, &cluster, &[]));
+        cluster.wait_until("streaming", A_MINUTE, || {
+            cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
+        });
+        for _ in 0..6 {
+            cluster.execute("select pg_logical_emit_message(false, '', b) from noise, generate_series(1, 10)");
+        }
+        let last = cluster.switch_wal();
+        assert!(happens_within(A_MINUTE, || repository.keys().contains(&segment_key(&last))));
+        let peak = receiver.memory("VmHWM").saturating_sub(receiver.memory("RssFile"));
+        eprintln!("peak {} MiB", peak >> 20);
+        assert!(peak < MOST, "{peak}");
+        assert_eq!(receiver.stop().code, 0);
+        let segments = stored(&repository, 1).0;
+        assert!(segments.len() >= 4, "{segments:?}");
+        for segment in segments {
+            let object = repository.object(&segment_key(&segment)).unwrap();
+            let plain = std::fs::read(cluster.data_dir().join("pg_wal").join(&segment)).unwrap();
+            assert!(zstd::decode_all(&object[..]).unwrap() == plain, "{segment} differs from pg_wal");
+            let push = Call::new(["wal-push", &format!("pg_wal/{segment}")]).envs(repository.env());
+            push.env("PGARK_WAL__LOOKAHEAD", "0").within(cluster.data_dir()).run().quiet_success();
+        }
     }
 }

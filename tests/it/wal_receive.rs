@@ -43,6 +43,13 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Bytes that `/proc` shows for a line of the process's status.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.as_ref().unwrap().id())).unwrap();
+        let found = status.lines().find_map(|each| each.strip_prefix(&format!("{line}:"))).unwrap();
+        found.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    }
+
     pub fn kill_9(mut self) -> Outcome {
         self.signal(rustix::process::Signal::KILL);
         finish(self.0.take().unwrap())
