@@ -62,7 +62,7 @@ const SEGMENTS: usize = 2;
 /// Compressed bytes that wait for the store.
 const WAITING_BYTES: u64 = 24 << 20;
 /// Bytes in no piece.
-pub(super) const LOOSE_BYTES: usize = 8 << 20;
+const LOOSE_BYTES: usize = 4 << 20;
 /// A server that is stopping waits until what it has sent was read. It must not wait for a store that is away.
 const LET_GO: Duration = Duration::from_secs(10);
 /// A server that is asked for a sign of life and gives none for so long is gone.

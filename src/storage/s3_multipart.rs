@@ -20,8 +20,8 @@ use crate::stream::Sha256;
 pub const THRESHOLD: usize = 32 << 20;
 const PART: usize = 16 << 20;
 const PARALLEL: usize = 2;
-/// Of bytes that shall not be in memory.
-pub const LARGE_PART: u64 = 8 << 20;
+/// Of bytes that shall not be in memory: S3 takes no smaller ones.
+pub const LARGE_PART: u64 = 5 << 20;
 
 /// Where the bytes of an object are.
 enum Source<'a> {
