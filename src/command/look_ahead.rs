@@ -220,7 +220,10 @@ impl LookAhead {
         if !self.way_is_free(index).await || self.durable.subscribe().wait_for(|durable| *durable).await.is_err() {
             return Ok(());
         }
-        // A conflict is told by the file's own call.
+        // What is not the whole segment, and a conflict, is told by the file's own call.
+        if !object.is(name) {
+            return Ok(());
+        }
         if let Archived::Created | Archived::AlreadyThere = archive.put(name, &object).await? {
             let generation = archive.generation.to_string();
             let note = ArchivedNote::new(waiting, generation, object.header.sha256, self.circumstances.now);

@@ -16,7 +16,7 @@ use super::look_ahead::{LookAhead, LookAheadSettings};
 use super::{Circumstances, RepositorySettings};
 use crate::disk::data_dir::ClusterFacts;
 use crate::disk::{DataDir, WalFile};
-use crate::postgres::{ClusterIdent, TimelineId, WalName};
+use crate::postgres::{ClusterIdent, SegmentName, TimelineId, WalName};
 use crate::repo::wal_object::{Provenance, WalObject};
 use crate::repo::{Archived, Generation, RepoError, Repository, WalArchive, WalObjectHeader};
 use crate::stream::Sha256;
@@ -157,7 +157,8 @@ impl Opened {
         Ok(Opened { name, ident, file })
     }
 
-    /// Begins to read it. `job` is given back when it is read.
+    /// Begins to read it. `job` is given back when it is read. A segment that was never finished becomes a partial one: see
+    /// [`put_beginning`].
     pub(super) fn pack(self, level: i32, circumstances: &Circumstances, job: Option<OwnedSemaphorePermit>) -> Prepared {
         let Opened { name, ident, file } = self;
         let provenance = Provenance {
@@ -170,6 +171,10 @@ impl Opened {
         let packing = tokio::task::spawn_blocking(move || {
             let _job = job;
             let (packed, index) = file.pack(level, WalObject::ROOM)?;
+            let mut provenance = provenance;
+            if let (WalName::Segment(segment), Some(_)) = (name, index.as_ref().and_then(|index| index.ends)) {
+                provenance.name = WalName::Partial(segment);
+            }
             Ok(WalObject::build(provenance, packed, index)?)
         });
         Prepared { name, ident, packing }
@@ -298,7 +303,23 @@ fn refuse_unfinished(push: &WalPush, data_dir: Option<&DataDir>) -> Result<(), F
 }
 
 pub(super) async fn archive_one(archive: &WalArchive, file: Prepared) -> Result<Pushed, Failure> {
-    put(archive, file.name, &packed(file.packing).await?).await
+    let object = packed(file.packing).await?;
+    match file.name {
+        WalName::Segment(segment) if !object.is(file.name) => put_beginning(archive, segment, &object).await,
+        name => put(archive, name, &object).await,
+    }
+}
+
+/// The beginning of a segment, which a server with `archive_mode = always` hands out under the name of the whole one: as it was
+/// restored from a live tail, or streamed until a promotion. In the place of the whole one it would end every recovery, and keep
+/// the real one away for ever.
+async fn put_beginning(archive: &WalArchive, segment: SegmentName, object: &WalObject) -> Result<Pushed, Failure> {
+    if retrying(|| archive.has_beginning(segment, object)).await? {
+        return Ok(Pushed::AlreadyThere);
+    }
+    let pushed = put(archive, WalName::Partial(segment), object).await?;
+    tracing::warn!("`{segment}` was never finished: it is kept as `{segment}.partial`, and not as the whole segment");
+    Ok(pushed)
 }
 
 async fn put(archive: &WalArchive, name: WalName, object: &WalObject) -> Result<Pushed, Failure> {

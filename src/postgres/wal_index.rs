@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::wal_record::{RECORD_HEADER, RecordHeader, XLOG};
-use super::wal_records::{Ending, Visitor, WalRecords};
+use super::wal_records::{Ending, Extent, Reached, Visitor, WalRecords};
 use super::{Lsn, PgMajor, Xid, XidRange};
 
 /// The most restore points that an index names.
@@ -46,6 +46,9 @@ pub struct WalIndex {
     /// Whether the last record goes on in the next segment and is, or may be, a commit or a restore point. No index has it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
+    /// Where the WAL ends in a segment that was never finished: behind it there are zeros, or what the file held before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends: Option<Lsn>,
 }
 
 /// The earliest and the latest commit time; in JSON `[first, last]`. Commit records need not be in the order of their
@@ -113,9 +116,13 @@ impl WalIndexer {
 
     /// The index of all that was taken.
     pub fn finish(self) -> WalIndex {
+        let ends = match self.0.reached() {
+            Ok(Reached { extent: Extent::Until(end), .. }) => Some(end),
+            _ => None,
+        };
         let (collector, ending) = self.0.finish();
         let complete = !collector.missed && ending != Ending::Damaged;
-        WalIndex { complete, cut: ending == Ending::Cut, ..collector.index }
+        WalIndex { complete, cut: ending == Ending::Cut, ends, ..collector.index }
     }
 }
 
@@ -482,8 +489,9 @@ mod tests {
         let point = RestorePoint { name: "a".into(), time: moment(0), lsn: Lsn(0x1_0000_00F8) };
         let (restore_points, tablespaces) = (vec![point], vec![NewTablespace { oid: 5, location: "/a".into() }]);
         let (commits, xids) = (times(0, 1), xids(7, 3));
-        let full = WalIndex { commits, xids, restore_points, tablespaces, complete: true, cut: true };
-        let json = r#"{"commits":["2026-11-22T21:36:19.23724Z","2026-11-22T21:36:19.237241Z"],"xids":[7,3],"restore_points":[{"name":"a","time":"2026-11-22T21:36:19.23724Z","lsn":"1/F8"}],"tablespaces":[{"oid":5,"location":"/a"}],"complete":true,"cut":true}"#;
+        let ends = Some(Lsn(0x1_0000_0100));
+        let full = WalIndex { commits, xids, restore_points, tablespaces, complete: true, cut: true, ends };
+        let json = r#"{"commits":["2026-11-22T21:36:19.23724Z","2026-11-22T21:36:19.237241Z"],"xids":[7,3],"restore_points":[{"name":"a","time":"2026-11-22T21:36:19.23724Z","lsn":"1/F8"}],"tablespaces":[{"oid":5,"location":"/a"}],"complete":true,"cut":true,"ends":"1/100"}"#;
         assert_eq!(serde_json::to_string(&full).unwrap(), json);
         assert_eq!(serde_json::from_str::<WalIndex>(json).unwrap(), full);
         let empty = WalIndex { complete: true, ..WalIndex::default() };

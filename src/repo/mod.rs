@@ -8,6 +8,7 @@ pub mod archive;
 pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
+mod beginning;
 pub mod error;
 pub mod gap;
 pub mod going;

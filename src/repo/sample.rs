@@ -154,6 +154,7 @@ pub(super) fn index(commits: Option<(i64, i64)>, xids: Option<(u32, u32)>, point
         tablespaces: vec![],
         complete: true,
         cut: false,
+        ends: None,
     }
 }
 

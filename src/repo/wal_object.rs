@@ -158,6 +158,11 @@ impl WalObject {
         self.large.as_ref().map_or(self.bytes.len() as u64, LargeBody::length)
     }
 
+    /// Whether it was made to be stored under a name.
+    pub fn is(&self, name: WalName) -> bool {
+        self.header.name == name.to_string()
+    }
+
     /// What is given to the store besides the bytes.
     pub fn metadata(&self) -> UserMetadata {
         UserMetadata::from([

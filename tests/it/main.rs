@@ -60,6 +60,7 @@ mod rotten_pages;
 mod second_opinion;
 mod shutdown;
 mod streamed_servers;
+mod tails_on_standbys;
 mod unreachable_targets;
 mod verify;
 mod verify_deep;

@@ -15,15 +15,15 @@ use crate::repository::Repository;
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// It archives nothing.
-fn streamed(installation: &'static Installation) -> ClusterBuilder {
+pub fn streamed(installation: &'static Installation) -> ClusterBuilder {
     Cluster::builder().installation(installation).conf("archive_mode = off").conf("max_slot_wal_keep_size = '1GB'")
 }
 
 /// A receiver of this server that has begun to store.
-struct Receiver(Child);
+pub struct Receiver(Child);
 
 impl Receiver {
-    fn of(repository: &Repository, cluster: &Cluster, words: &[&str]) -> Self {
+    pub fn of(repository: &Repository, cluster: &Cluster, words: &[&str]) -> Self {
         let words: Vec<&str> = ["wal-receive", "--create-slot"].into_iter().chain(words.iter().copied()).collect();
         let call = Call::new(words).envs(repository.env());
         let receiver = Receiver(call.env("PGARK_CLUSTER__CONNINFO", cluster.endpoint().conninfo()).spawn());
@@ -32,7 +32,7 @@ impl Receiver {
         receiver
     }
 
-    fn kill_9(mut self) {
+    pub fn kill_9(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -52,13 +52,13 @@ impl Drop for Receiver {
     }
 }
 
-fn wait_durable(cluster: &Cluster, to: Lsn) {
+pub fn wait_durable(cluster: &Cluster, to: Lsn) {
     let durable = format!("select coalesce(max(flush_lsn) >= '{to}', false) from pg_stat_replication");
     cluster.wait_until("durable", A_MINUTE, || cluster.value(&durable) == "t");
 }
 
 /// As if the machine had burnt down.
-fn destroy(cluster: &Cluster) {
+pub fn destroy(cluster: &Cluster) {
     cluster.kill_9();
     std::fs::remove_dir_all(cluster.data_dir()).unwrap();
 }

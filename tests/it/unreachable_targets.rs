@@ -42,6 +42,7 @@ fn put_segment(repository: &Repository, timeline: u32, number: u64) {
         tablespaces: vec![],
         complete: true,
         cut: false,
+        ends: None,
     };
     let bytes = segment(SYSTEM_ID, &name, MIB, number);
     let packed = pack(&bytes[..], MIB, 1, WalObject::ROOM, |_, _| Ok(()), |_| ()).unwrap();
