@@ -51,7 +51,8 @@ impl<'a> FromTail<'a> {
 
     /// Gives the segment its place. Where its very first piece is missing or damaged there is nothing to give, and that is no proof
     /// of absence: something of the segment was there.
-    pub(super) fn hand_over(self) -> Result<Fetched, Failure> {
+    /// Nor is a tail of which this pgark knows no more than that it goes on.
+    pub(super) fn hand_over(self, ends_here: bool) -> Result<Fetched, Failure> {
         let FromTail { fetch, segment, incoming, joined } = self;
         let JoinedTail { end, segment_size, pieces, broken, .. } = joined;
         if end == 0 {
@@ -59,6 +60,15 @@ impl<'a> FromTail<'a> {
             let message = format!("nothing of its live tail can be used: {why}");
             return Err(Failure::new(FailureKind::Damaged, message).with_hint(format!(
                 "to end recovery before this segment for good, add `--accept-end-at {segment}` to restore_command"
+            )));
+        }
+        if let Some(broken) = broken.as_ref().filter(|broken| broken.newer && !ends_here) {
+            let message = format!(
+                "its live tail goes on behind byte {end} of {segment_size}: `{}`: {}",
+                broken.key, broken.reason
+            );
+            return Err(Failure::new(FailureKind::Gap, message).with_hint(format!(
+                "use the pgark that wrote it; to end recovery there for good, add `--accept-end-at {segment}` to restore_command"
             )));
         }
         if let Some(broken) = broken {

@@ -15,7 +15,7 @@ use super::verify_deep::Chains;
 use super::verify_missing::{lost, missing_segments, runs_of, they_are_missing, unread};
 pub use super::verify_report::{Finding, Verdict, VerifyReport};
 pub use super::verify_sample::Sample;
-use super::verify_tails::broken_tails;
+use super::verify_tails::read_tails;
 use crate::postgres::{SegmentSize, WalName};
 use crate::repo::archive::ReadBounds;
 use crate::repo::holdings::HeldWal;
@@ -158,14 +158,14 @@ impl Verifier<'_> {
             let wal = wal.iter().map(|wal| layout.wal_key(generation, &wal.key));
             self.sampled = sample.of(wal.chain(parts));
         }
-        self.wal(identity, holdings, wal, size).await;
+        let chains = self.wal(identity, holdings, wal, size).await;
         for backup in due {
             if !self.report.incomplete {
                 self.backup(identity, &backup.listing).await;
             }
         }
         if self.verify.backup.is_none() {
-            self.tails(identity, holdings, size).await;
+            self.tails(identity, holdings, size, chains).await;
         }
         let all = self.verify.backup.is_none() && size.is_some();
         self.absent(holdings, if all { lost(inventory, &needed) } else { Vec::new() }).await;
@@ -180,7 +180,13 @@ impl Verifier<'_> {
         self.verify.sample.is_none() || self.sampled.contains(key)
     }
 
-    async fn wal(&mut self, identity: &Identity, holdings: &Holdings, wal: Vec<&HeldWal>, size: Option<SegmentSize>) {
+    async fn wal<'h>(
+        &mut self,
+        identity: &Identity,
+        holdings: &'h Holdings,
+        wal: Vec<&HeldWal>,
+        size: Option<SegmentSize>,
+    ) -> Chains<'h> {
         let archive = self.repository.archive(holdings.generation());
         let key = |wal: &HeldWal| self.repository.layout.wal_key(holdings.generation(), &wal.key);
         let due: Vec<(ObjectKey, WalKey, u64)> = (wal.into_iter())
@@ -222,17 +228,21 @@ impl Verifier<'_> {
             }
             self.judge(&key, outcome.map(|read| read.map(|(bytes, _)| bytes)));
             if self.report.incomplete {
-                return;
+                break;
             }
         }
+        drop(outcomes);
+        chains
     }
 
-    async fn tails(&mut self, identity: &Identity, holdings: &Holdings, size: Option<SegmentSize>) {
+    async fn tails(&mut self, identity: &Identity, holdings: &Holdings, size: Option<SegmentSize>, chains: Chains<'_>) {
         let (archive, bounds) = (self.repository.archive(holdings.generation()), self.bounds());
-        let look = || broken_tails(&archive, holdings, (identity.ident(), size), &bounds);
+        let (layout, chains) = (&self.repository.layout, self.verify.deep.then_some(&chains));
+        let look = || read_tails((&archive, layout), holdings, (identity.ident(), size), chains, &bounds);
         match with_retries(look, self.verify.retry, |_| {}).await {
             Ok(found) => {
-                for (verdict, key, message) in found {
+                self.report.records = self.report.records.map(|records| records + found.records);
+                for (verdict, key, message) in found.findings {
                     // It may have been named for itself.
                     if !self.report.findings.iter().any(|finding| finding.key == key) {
                         self.report.findings.push(Finding { verdict, key, message });

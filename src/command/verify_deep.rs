@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::verify_tails::unfinished;
 use crate::postgres::wal_chain::{Chain, Walked};
 use crate::postgres::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 use crate::repo::Holdings;
 use crate::repo::timeline_path::TimelinePath;
 
-/// The chains of a generation. Of all segments that were seen it holds the last one, and those before forks.
+/// The chains of a generation. Of all segments that were seen it holds the last one, and those before forks and live tails.
 pub(super) struct Chains<'a> {
     holdings: &'a Holdings,
     /// Once the size of a segment is known.
     forks: Option<Forks>,
     last: Option<(SegmentName, Chain)>,
-    before_forks: BTreeMap<SegmentName, Chain>,
+    kept: BTreeMap<SegmentName, Chain>,
 }
 
 /// How timelines begin.
@@ -24,13 +25,13 @@ struct Forks {
     size: SegmentSize,
     /// The way to each timeline, where anybody knows it.
     paths: BTreeMap<TimelineId, TimelinePath>,
-    /// The segments behind which other timelines go on.
+    /// The segments behind which other timelines go on, or live tails.
     before: BTreeSet<SegmentName>,
 }
 
 impl<'a> Chains<'a> {
     pub(super) fn new(holdings: &'a Holdings) -> Self {
-        Chains { holdings, forks: None, last: None, before_forks: BTreeMap::new() }
+        Chains { holdings, forks: None, last: None, kept: BTreeMap::new() }
     }
 
     /// Takes what was found in a segment, in the order of names; gives what is wrong with it.
@@ -46,17 +47,28 @@ impl<'a> Chains<'a> {
         let forks = self.forks.get_or_insert_with(|| Forks::of(self.holdings, link.segment_size()));
         let before = forks.before(name).and_then(|before| match &self.last {
             Some((last, chain)) if *last == before => Some(*chain),
-            _ => self.before_forks.get(&before).copied(),
+            _ => self.kept.get(&before).copied(),
         });
         let (chain, fault) = match before.filter(|before| before.leads_to(link)) {
             Some(before) => before.go_on(link),
             None => (Chain::begin(link), None),
         };
         if forks.before.contains(&name) {
-            self.before_forks.insert(name, chain);
+            self.kept.insert(name, chain);
         }
         self.last = Some((name, chain));
         walked.fault.clone().or(fault)
+    }
+
+    /// The same of a live tail, behind which nothing goes on; all whole segments were seen.
+    pub(super) fn judge_tail(&self, name: SegmentName, walked: &Walked) -> Option<String> {
+        let Some(link) = &walked.link else { return walked.fault.clone() };
+        let before = match &self.forks {
+            Some(forks) => forks.before(name),
+            None => Forks::of(self.holdings, link.segment_size()).before(name),
+        };
+        let before = before.and_then(|before| self.kept.get(&before)).filter(|before| before.leads_to(link));
+        walked.fault.clone().or_else(|| before.and_then(|before| before.go_on(link).1))
     }
 }
 
@@ -68,7 +80,8 @@ impl Forks {
         let mut forks = Forks { size, paths, before: BTreeSet::new() };
         let first =
             |(timeline, path): (&TimelineId, &TimelinePath)| size.name(*timeline, size.containing(path.begin()));
-        forks.before = forks.paths.iter().map(first).filter_map(|first| forks.before(first)).collect();
+        let tails = unfinished(holdings).into_iter();
+        forks.before = forks.paths.iter().map(first).chain(tails).filter_map(|first| forks.before(first)).collect();
         forks
     }
 

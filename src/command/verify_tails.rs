@@ -2,42 +2,67 @@
 
 use std::collections::BTreeSet;
 
+use super::verify_deep::Chains;
 use super::verify_report::Verdict;
 use crate::postgres::{ClusterIdent, SegmentName, SegmentSize, WalName};
 use crate::repo::archive::ReadBounds;
 use crate::repo::live_piece::ExpectedPiece;
-use crate::repo::{Holdings, RepoError, WalArchive, WalKey};
+use crate::repo::{Holdings, Layout, RepoError, WalArchive, WalKey};
 
-/// What is wrong with the tails of segments that are not there whole, by the piece that shows it.
-pub(super) async fn broken_tails(
-    archive: &WalArchive,
+/// What was found in the live tails.
+#[derive(Debug, Default)]
+pub(super) struct Tails {
+    /// What is wrong, by the piece that shows it.
+    pub(super) findings: Vec<(Verdict, String, String)>,
+    /// Records that were looked at.
+    pub(super) records: u64,
+}
+
+/// Reads the tails of segments that are not there whole; with `chains` their records, too.
+pub(super) async fn read_tails(
+    (archive, layout): (&WalArchive, &Layout),
     holdings: &Holdings,
     (ident, segment_size): (ClusterIdent, Option<SegmentSize>),
+    chains: Option<&Chains<'_>>,
     bounds: &ReadBounds,
-) -> Result<Vec<(Verdict, String, String)>, RepoError> {
+) -> Result<Tails, RepoError> {
     let expected = ExpectedPiece { ident: Some(ident), segment_size };
-    let mut found = Vec::new();
+    let mut tails = Tails::default();
     for segment in unfinished(holdings) {
-        let joined = archive.join_tail(segment, expected, std::io::sink(), bounds).await?;
+        let place = || layout.live_segment(holdings.generation(), segment).to_string();
+        let joined = match archive.verify_tail(segment, expected, chains.is_some(), bounds).await {
+            Ok(joined) => joined,
+            Err(error) if error.is_of_one_object() => {
+                tails.findings.push((Verdict::Unknown, place(), error.to_string()));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         // Whole by now.
         if archive.is_stored(WalName::Segment(segment)).await? {
             continue;
         }
-        let Some((joined, _)) = joined else { continue };
-        found.extend(joined.beside.iter().map(|key| {
+        let Some((joined, walked)) = joined else { continue };
+        tails.findings.extend(joined.beside.iter().map(|key| {
             let message = "it begins within another piece, as no single receiver writes it; what both hold is the same";
             (Verdict::Damaged, key.to_string(), message.to_owned())
         }));
-        found.extend(joined.broken.map(|broken| {
+        tails.findings.extend(joined.broken.map(|broken| {
             let verdict = if broken.missing { Verdict::Missing } else { Verdict::Damaged };
             let message = format!("{}: the live tail of `{segment}` ends at byte {:#X}", broken.reason, joined.end);
             (verdict, broken.key, message)
         }));
+        if let Some(walked) = walked {
+            tails.records += walked.records;
+            let fault = chains.and_then(|chains| chains.judge_tail(segment, &walked));
+            tails.findings.extend(fault.map(|fault| (Verdict::Damaged, place(), fault)));
+        }
     }
-    Ok(found)
+    Ok(tails)
 }
 
-fn unfinished(holdings: &Holdings) -> BTreeSet<SegmentName> {
+/// Segments of which there are pieces, and that are not there whole.
+pub(super) fn unfinished(holdings: &Holdings) -> BTreeSet<SegmentName> {
     let whole = holdings.wal.iter().filter_map(|wal| match &wal.key {
         WalKey::File(WalName::Segment(segment)) => Some(*segment),
         _ => None,

@@ -275,18 +275,19 @@ async fn prove_absence(
     if restore(fetch, repository, generation, facts, progress).await? {
         return Ok(Fetched::Restored);
     }
-    let Some(later) = later else { return tail.map_or(Ok(Fetched::Absent), FromTail::hand_over) };
+    let ends_here = end_is_accepted(fetch);
+    let Some(later) = later else { return tail.map_or(Ok(Fetched::Absent), |tail| tail.hand_over(ends_here)) };
     let despite = format!("it is missing from {}, but `{later}` is there", repository.describe());
     match tail {
         // Its last piece was stored, the whole segment not any more.
-        Some(tail) if tail.is_whole() => return tail.hand_over(),
-        Some(tail) if end_is_accepted(fetch) => {
+        Some(tail) if tail.is_whole() => return tail.hand_over(ends_here),
+        Some(tail) if ends_here => {
             tracing::warn!("{despite}: by `--accept-end-at` recovery ends in this segment");
-            return tail.hand_over();
+            return tail.hand_over(ends_here);
         }
         _ => {}
     }
-    if end_is_accepted(fetch) {
+    if ends_here {
         return Ok(Fetched::AcceptedEnd { despite });
     }
     Err(Failure::new(FailureKind::Gap, format!("{despite}: there is a gap in the archive")).with_hint(format!(

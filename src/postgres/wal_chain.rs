@@ -174,9 +174,19 @@ impl ChainWalker {
         self.0.feed(piece);
     }
 
-    /// What was found.
+    /// What was found in a whole segment.
     pub fn finish(self) -> Walked {
         let reached = self.0.reached();
+        self.walked(reached)
+    }
+
+    /// What was found in the beginning of one.
+    pub fn finish_beginning(self) -> Walked {
+        let reached = self.0.reached_so_far();
+        self.walked(reached)
+    }
+
+    fn walked(self, reached: Result<Reached, (Lsn, &'static str)>) -> Walked {
         let (mut sums, _) = self.0.finish();
         sums.note_first();
         let records = sums.records;

@@ -10,6 +10,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::wal_header::WalHeader;
 use super::wal_record::{RECORD_HEADER, RecordHeader, XLOG};
 use super::wal_records::{Ending, Extent, Reached, Visitor, WalRecords};
 use super::{Lsn, PgMajor, Xid, XidRange};
@@ -117,13 +118,20 @@ impl WalIndexer {
     /// The index of all that was taken.
     pub fn finish(self) -> WalIndex {
         let ends = match self.0.reached() {
-            Ok(Reached { extent: Extent::Until(end), .. }) => Some(end),
+            Ok(Reached { extent: Extent::Until(end), header, .. }) if !may_be_switched(&header, end) => Some(end),
             _ => None,
         };
         let (collector, ending) = self.0.finish();
         let complete = !collector.missed && ending != Ending::Damaged;
         WalIndex { complete, cut: ending == Ending::Cut, ends, ..collector.index }
     }
+}
+
+/// Whether all that a segment holds is the end of a record that may be a switch, which began in the segment before: then it is whole.
+/// A switch is nothing but a header, of which the first eight bytes are never apart.
+fn may_be_switched(header: &WalHeader, end: Lsn) -> bool {
+    let behind = header.start.0 + (WalHeader::LEN as u64 + u64::from(header.continued)).next_multiple_of(8);
+    (1..=RECORD_HEADER - 8).contains(&(header.continued as usize)) && end.0 == behind
 }
 
 /// `RM_XACT_ID`.

@@ -192,6 +192,18 @@ impl<V: Visitor> WalRecords<V> {
         Ok(Reached { header, overwrites: self.overwrites, timeline: self.timeline, extent })
     }
 
+    /// The same of the beginning of a segment, of which no more is there.
+    pub fn reached_so_far(&self) -> Result<Reached, (Lsn, &'static str)> {
+        match self.first.filter(|_| !self.is_over()) {
+            None => self.reached(),
+            Some(header) => {
+                let end = if self.course == Course::Walking { self.position() } else { self.stopped };
+                let extent = Extent::Until(end);
+                Ok(Reached { header, overwrites: self.overwrites, timeline: self.timeline, extent })
+            }
+        }
+    }
+
     /// Who looks.
     pub fn visitor(&self) -> &V {
         &self.visitor

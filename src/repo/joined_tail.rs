@@ -5,6 +5,7 @@
 //! with another one ends it there.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,8 +15,8 @@ use jiff::Timestamp;
 use super::archive::{ReadBounds, WalArchive, check_page};
 use super::error::RepoError;
 use super::layout::PieceKey;
-use super::live_piece::{self, ExpectedPiece, PieceHeader};
-use super::live_tail::{LARGEST_OBJECT, TailBreak};
+use super::live_piece::{self, ExpectedPiece, PieceHeader, Unfit};
+use super::live_tail::{LARGEST_OBJECT, ListedPiece, TailBreak};
 use super::stored_object::StoredObject;
 use crate::postgres::{ClusterIdent, SegmentName, SegmentSize, WalHeader};
 use crate::storage::{Get, ObjectKey};
@@ -48,8 +49,11 @@ impl JoinedTail {
     }
 }
 
-/// Pieces that are read ahead.
-const READS: usize = 8;
+/// Pieces that are read ahead: of large ones a few, for they are held in memory; of small ones many, for each is a request.
+const READS: RangeInclusive<u64> = 8..=64;
+const READ_AHEAD: u64 = 32 << 20;
+/// So much a piece counts at least as progress.
+const A_PIECE: u64 = 16 << 10;
 /// How often a damaged piece is read: the damage may have happened on the way.
 const TRIES: u32 = 3;
 
@@ -84,11 +88,12 @@ impl WalArchive {
             return Ok(None);
         }
         let received = &AtomicU64::new(0);
+        let at_once = reads_at_once(&listed);
         let reads = listed.into_iter().map(|listed| async move {
             let read = self.read_piece(listed.key, expected, bounds, received).await;
             (listed, read)
         });
-        let mut reads = stream::iter(reads).buffered(READS);
+        let mut reads = stream::iter(reads).buffered(at_once);
         let mut chain = Chain::new(segment);
         let (mut stored, mut stored_bytes, mut beside, mut broken) = (None, 0, Vec::new(), None);
         while let Some((listed, read)) = reads.next().await {
@@ -98,10 +103,10 @@ impl WalArchive {
                     stored_bytes += listed.stored;
                 }
                 Taken::Beside => beside.push(self.layout.live_piece(self.generation, listed.key)),
-                Taken::Broken(reason) => {
+                Taken::Broken(Unfit { reason, newer }) => {
                     let key = self.layout.live_piece(self.generation, listed.key).to_string();
                     let missing = u64::from(listed.key.offset) > chain.end;
-                    broken = Some(TailBreak { key, reason, missing });
+                    broken = Some(TailBreak { key, reason, missing, newer });
                     break;
                 }
             }
@@ -109,13 +114,14 @@ impl WalArchive {
         let (mut joined, odd) = chain.finish(stored, &mut sink)?;
         let odd = odd.map(|(offset, reason)| {
             let key = self.layout.live_piece(self.generation, PieceKey { segment, offset });
-            TailBreak { key: key.to_string(), reason, missing: false }
+            TailBreak { key: key.to_string(), reason, missing: false, newer: false }
         });
         let unknown = unknown.into_iter().next();
         let unknown = unknown.map(|key| TailBreak {
             key,
             reason: "it is no piece that this pgark knows".to_owned(),
             missing: false,
+            newer: true,
         });
         joined.broken = broken.or(odd).or(unknown);
         (joined.stored_bytes, joined.beside) = (stored_bytes, beside);
@@ -135,7 +141,7 @@ impl WalArchive {
         match self.read_piece(piece, expected, bounds, &AtomicU64::new(0)).await? {
             Ok(_) => Ok(Some(())),
             Err(_) if matches!(self.store.get(&key, 0, None).await?, Get::Missing) => Ok(None),
-            Err(reason) => Err(RepoError::damaged(&key, reason)),
+            Err(unfit) => Err(RepoError::damaged(&key, unfit.reason)),
         }
     }
 
@@ -146,7 +152,7 @@ impl WalArchive {
         expected: ExpectedPiece,
         bounds: &ReadBounds,
         received: &AtomicU64,
-    ) -> Result<Result<(PieceHeader, Vec<u8>), String>, RepoError> {
+    ) -> Result<Result<(PieceHeader, Vec<u8>), Unfit>, RepoError> {
         let mut tries = 1;
         loop {
             let object = match self.download_piece(piece, bounds, received).await? {
@@ -156,7 +162,7 @@ impl WalArchive {
             let opened = tokio::task::spawn_blocking(move || live_piece::open(piece, &object, &expected)).await;
             let broken = |_| RepoError::Destination(io::Error::other("the thread that unpacks failed"));
             match opened.map_err(broken)? {
-                Err(_) if tries < TRIES => tries += 1,
+                Err(unfit) if tries < TRIES && !unfit.newer => tries += 1,
                 opened => return Ok(opened),
             }
         }
@@ -167,14 +173,14 @@ impl WalArchive {
         piece: PieceKey,
         bounds: &ReadBounds,
         received: &AtomicU64,
-    ) -> Result<Result<Vec<u8>, String>, RepoError> {
+    ) -> Result<Result<Vec<u8>, Unfit>, RepoError> {
         let key = self.layout.live_piece(self.generation, piece);
         let Get::Found(found) = self.store.get(&key, 0, None).await? else {
-            return Ok(Err("it vanished while the tail was read".to_owned()));
+            return Ok(Err("it vanished while the tail was read".into()));
         };
         let size = found.meta.size;
         if size > LARGEST_OBJECT {
-            return Ok(Err(format!("{size} bytes are too many for a piece")));
+            return Ok(Err(format!("{size} bytes are too many for a piece").into()));
         }
         let source = StoredObject::new(Arc::clone(&self.store), key, found.meta.etag);
         let mut bytes = Resumable::new(source, found.body, size, bounds.stall, bounds.patience);
@@ -185,8 +191,18 @@ impl WalArchive {
             bounds.progress.fetch_max(moved, Ordering::Relaxed);
             object.extend_from_slice(&more);
         }
+        // A tail may have thousands of tiny pieces.
+        let moved = received.fetch_add(A_PIECE, Ordering::Relaxed) + A_PIECE;
+        bounds.progress.fetch_max(moved, Ordering::Relaxed);
         Ok(Ok(object))
     }
+}
+
+/// What is known before a piece is read: the length of its object, and where the next one begins.
+fn reads_at_once(listed: &[ListedPiece]) -> usize {
+    let plain = listed.windows(2).map(|pair| u64::from(pair[1].key.offset.saturating_sub(pair[0].key.offset)));
+    let largest = listed.iter().map(|listed| listed.stored).chain(plain).max().unwrap_or(1).max(1);
+    (READ_AHEAD / largest).clamp(*READS.start(), *READS.end()) as usize
 }
 
 /// The pieces from the segment's first byte on, each linked to the one before it.
@@ -207,7 +223,7 @@ enum Taken {
     Linked,
     /// It begins within the piece before it and says the same.
     Beside,
-    Broken(String),
+    Broken(Unfit),
 }
 
 impl Chain {
@@ -220,31 +236,31 @@ impl Chain {
     fn take(
         &mut self,
         key: PieceKey,
-        read: Result<(PieceHeader, Vec<u8>), String>,
+        read: Result<(PieceHeader, Vec<u8>), Unfit>,
         sink: &mut impl Write,
     ) -> Result<Taken, RepoError> {
         let offset = u64::from(key.offset);
         if offset > self.end {
             let reason = format!("what comes before it is missing, from byte {:#X} of the segment on", self.end);
-            return Ok(Taken::Broken(reason));
+            return Ok(Taken::Broken(reason.into()));
         }
         let (header, plain) = match read {
             Ok(read) => read,
-            Err(reason) => {
+            Err(unfit) => {
                 self.cut(offset);
-                return Ok(Taken::Broken(reason));
+                return Ok(Taken::Broken(unfit));
             }
         };
         if offset < self.end {
             return Ok(self.compare_beside(key.offset, plain));
         }
         if let Some(reason) = self.at_odds(&header) {
-            return Ok(Taken::Broken(reason));
+            return Ok(Taken::Broken(reason.into()));
         }
         sink.write_all(&self.held).map_err(RepoError::Destination)?;
         self.link(header, plain);
         Ok(match self.compare_ahead(offset) {
-            Some(reason) => Taken::Broken(reason),
+            Some(reason) => Taken::Broken(reason.into()),
             None => Taken::Linked,
         })
     }
@@ -275,7 +291,7 @@ impl Chain {
         let from = (offset + self.held.len() as u64 - self.end) as usize;
         if let Some(at) = first_difference(&self.held[from..], &plain) {
             self.cut(offset + at);
-            return Taken::Broken(contradicts(offset + at));
+            return Taken::Broken(contradicts(offset + at).into());
         }
         let common = (self.end - offset).min(plain.len() as u64) as usize;
         let rest = plain.split_off(common);

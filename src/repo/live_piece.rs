@@ -156,6 +156,33 @@ impl LivePiece {
     }
 }
 
+/// Why an object is no piece that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// In words.
+    pub reason: String,
+    /// Nothing is wrong with it: another version of pgark wrote it, and can read it.
+    pub newer: bool,
+}
+
+impl From<String> for Unfit {
+    fn from(reason: String) -> Self {
+        Unfit { reason, newer: false }
+    }
+}
+
+impl From<&str> for Unfit {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
+
+/// The one field that all versions have.
+#[derive(Deserialize)]
+struct Format {
+    format: String,
+}
+
 /// What a reader knows about the pieces it wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExpectedPiece {
@@ -167,16 +194,17 @@ pub struct ExpectedPiece {
 
 impl PieceHeader {
     /// Reads the header in front of an object; `None` when more bytes are needed. With it comes the length of its frame.
-    pub fn read(start: &[u8]) -> Result<Option<(Self, usize)>, String> {
+    pub fn read(start: &[u8]) -> Result<Option<(Self, usize)>, Unfit> {
         let Some(Frame { payload, length }) = frame::read(start).map_err(|e| e.to_string())? else {
             return Ok(None);
         };
-        let header: PieceHeader =
-            serde_json::from_slice(payload).map_err(|e| format!("its header cannot be read: {e}"))?;
-        if header.format != FORMAT {
-            return Err(format!("format `{}` needs another version of pgark", header.format));
+        let unreadable = |e: serde_json::Error| format!("its header cannot be read: {e}");
+        let Format { format } = serde_json::from_slice(payload).map_err(unreadable)?;
+        if format != FORMAT {
+            let reason = format!("format `{format}` needs another version of pgark");
+            return Err(Unfit { reason, newer: true });
         }
-        Ok(Some((header, length)))
+        Ok(Some((serde_json::from_slice(payload).map_err(unreadable)?, length)))
     }
 
     /// The cluster.
@@ -236,7 +264,7 @@ impl PieceHeader {
 }
 
 /// Reads a whole stored piece: header and plain bytes, verified but for its link to the piece before.
-pub fn open(key: PieceKey, object: &[u8], expected: &ExpectedPiece) -> Result<(PieceHeader, Vec<u8>), String> {
+pub fn open(key: PieceKey, object: &[u8], expected: &ExpectedPiece) -> Result<(PieceHeader, Vec<u8>), Unfit> {
     let (header, frame) = PieceHeader::read(object)?.ok_or("it ends within its header")?;
     header.check(key, expected, frame, object.len() as u64)?;
     let damaged = |e: UnpackError| e.to_string();
@@ -244,7 +272,8 @@ pub fn open(key: PieceKey, object: &[u8], expected: &ExpectedPiece) -> Result<(P
     unpacker.push(&object[frame..]).map_err(damaged)?;
     let (receipt, plain) = unpacker.finish().map_err(damaged)?;
     if receipt != header.plain() {
-        return Err(format!("its content has the digest {}, its header says {}", receipt.sha256, header.sha256));
+        let reason = format!("its content has the digest {}, its header says {}", receipt.sha256, header.sha256);
+        return Err(reason.into());
     }
     Ok((header, plain))
 }

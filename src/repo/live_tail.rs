@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::archive::WalArchive;
 use super::error::RepoError;
 use super::layout::PieceKey;
-use super::live_piece::{self, ExpectedPiece, LARGEST_PIECE, LivePiece, PieceHeader};
+use super::live_piece::{self, ExpectedPiece, LARGEST_PIECE, LivePiece, PieceHeader, Unfit};
 use crate::postgres::SegmentName;
 use crate::storage::object_store::Visit;
 use crate::storage::{Get, Head, ObjectKey, ObjectStoreExt, Put, StoreError, StoreErrorKind};
@@ -58,6 +58,8 @@ pub struct TailBreak {
     pub reason: String,
     /// Whether that is that something before it is not there.
     pub missing: bool,
+    /// Whether nothing is wrong with it, as far as this pgark can tell: another version may read it.
+    pub newer: bool,
 }
 
 /// What became of pieces that were to be deleted.
@@ -107,7 +109,7 @@ impl WalArchive {
             let message = format!("`{key}` was there a moment ago and is gone now");
             return Err(StoreError::new(StoreErrorKind::Unexpected, message).into());
         };
-        let damaged = |reason: String| RepoError::damaged(key, reason);
+        let damaged = |unfit: Unfit| RepoError::damaged(key, unfit.reason);
         let (theirs, _) = live_piece::open(piece.key, &object, &ExpectedPiece::default()).map_err(damaged)?;
         if theirs.is_same(&piece.header) {
             return Ok(PiecePut::AlreadyThere);
@@ -176,9 +178,10 @@ impl WalArchive {
         let start = self.store.read_start(&key, found, HEADER_READ).await?;
         let header = PieceHeader::read(&start).and_then(|read| {
             let (header, frame) = read.ok_or("it ends within its header")?;
-            header.check(piece, &ExpectedPiece::default(), frame, size).map(|()| header)
+            header.check(piece, &ExpectedPiece::default(), frame, size)?;
+            Ok(header)
         });
-        Ok(Some((size, header)))
+        Ok(Some((size, header.map_err(|unfit| unfit.reason))))
     }
 
     /// Deletes all pieces of a segment, page by page. Whoever calls has put the whole segment, or does without it.

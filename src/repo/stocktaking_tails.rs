@@ -2,15 +2,19 @@
 
 use std::io::Write;
 
+use jiff::Timestamp;
+
 use super::Repository;
 use super::archive::{ReadBounds, WalArchive};
 use super::error::RepoError;
 use super::inventory::Inventory;
 use super::live_piece::ExpectedPiece;
+use super::live_tail::TailBreak;
 use super::timeline_wal::LiveTail;
 use super::wal_runs::Run;
 use crate::postgres::wal_index::{WalIndex, WalIndexer};
-use crate::postgres::{Lsn, SegmentName};
+use crate::postgres::{Lsn, SegmentName, WalName};
+use crate::storage::Head;
 
 impl Repository {
     /// Of each timeline the tail that lies behind everything else: what lies before is a gap to every recovery.
@@ -21,8 +25,26 @@ impl Repository {
         for (timeline, wal) in &mut inventory.timelines {
             let Some(number) = wal.unfinished() else { continue };
             let segment = size.name(*timeline, number);
-            let joined = archive.join_prefix(segment, expected, std::io::sink(), &ReadBounds::default()).await?;
-            let Some((joined, _)) = joined else { continue };
+            let joined = archive.join_prefix(segment, expected, std::io::sink(), &ReadBounds::default()).await;
+            let joined = match joined {
+                Ok(joined) => joined.map(|(joined, _)| joined),
+                // Nobody can tell how far it goes. All else is known.
+                Err(error) if error.is_of_one_object() => {
+                    let key = self.layout.live_segment(inventory.generation, segment).to_string();
+                    let reason = format!("it cannot be read: {error}");
+                    wal.tail_break = Some(TailBreak { key, reason, missing: false, newer: false });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // Whole since the listing: then its pieces are deleted one after the other.
+            if joined.as_ref().is_none_or(|joined| joined.broken.is_some())
+                && let Some((bytes, stored)) = archive.size_of(WalName::Segment(segment)).await?
+            {
+                wal.segments.append(Run::of(number, bytes, stored));
+                continue;
+            }
+            let Some(joined) = joined else { continue };
             if joined.end > 0 {
                 let end = Lsn(size.start(number).0 + joined.end);
                 wal.segments.append(Run::of(number, joined.stored_bytes, joined.stored));
@@ -65,6 +87,15 @@ impl Write for Indexing {
 }
 
 impl WalArchive {
+    /// The length of what is stored for a name, and when that was.
+    async fn size_of(&self, name: WalName) -> Result<Option<(u64, Option<Timestamp>)>, RepoError> {
+        let key = self.layout.wal_file(self.generation, name);
+        Ok(match self.store.head(&key).await? {
+            Head::Found(meta) => Some((meta.size, meta.modified.and_then(|time| Timestamp::try_from(time).ok()))),
+            Head::NotSeen => None,
+        })
+    }
+
     /// What the live tail of a segment holds; `None`: it has none that begins with it.
     pub(super) async fn index_of_tail(&self, segment: SegmentName) -> Result<Option<WalIndex>, RepoError> {
         let Some(first) = self.any_piece(segment).await? else { return Ok(None) };
@@ -80,7 +111,7 @@ mod tests {
     use super::super::sample::{at, id, lsn, summary};
     use super::super::tail_world::{SIZE, World, ident, piece, plain, segment};
     use super::*;
-    use crate::postgres::{TimelineId, WalName};
+    use crate::postgres::TimelineId;
     use crate::repo::manifest_entries::Manifest;
     use crate::repo::{Generation, Identity, Writer};
     use crate::storage::{ObjectStore, UserMetadata};

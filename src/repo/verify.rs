@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 use super::Repository;
 use super::archive::{ReadBounds, WalArchive};
 use super::error::RepoError;
+use super::joined_tail::JoinedTail;
 use super::layout::{BackupKey, WalKey};
+use super::live_piece::ExpectedPiece;
 use super::manifest_entries::{Manifest, PartEntry};
 use super::stored_object::StoredObject;
 use super::wal_object::Expected;
@@ -129,7 +131,26 @@ impl WalArchive {
         Ok(self.read_at(&key, expected, io::sink(), bounds).await?.map(drop))
     }
 
-    /// The same of a segment, whose records are looked at, too.
+    /// Reads the live tail of a segment as a recovery does; `deep`: its records are looked at, too. `None`: it has none.
+    pub async fn verify_tail(
+        &self,
+        segment: SegmentName,
+        expected: ExpectedPiece,
+        deep: bool,
+        bounds: &ReadBounds,
+    ) -> Result<Option<(JoinedTail, Option<Walked>)>, RepoError> {
+        if !deep {
+            let joined = self.join_prefix(segment, expected, io::sink(), bounds).await?;
+            return Ok(joined.map(|(joined, _)| (joined, None)));
+        }
+        let joined = self.join_prefix(segment, expected, Walk(ChainWalker::default()), bounds).await?;
+        Ok(joined.map(|(joined, Walk(walker))| {
+            let walked = (joined.end > 0).then(|| walker.finish_beginning());
+            (joined, walked)
+        }))
+    }
+
+    /// Reads a whole segment and looks at its records.
     pub async fn verify_records(
         &self,
         segment: SegmentName,
