@@ -333,6 +333,10 @@ fn timeline_text(timeline: &TimelineStatus, report: &StatusReport) -> String {
         };
         text.push_str(&format!("  missing {}: {meaning}\n", span(&gap.missing)));
     }
+    for lost in report.lost.iter().filter(|lost| lost.timeline == number) {
+        let (found, reason) = (second(lost.found), one_line(&lost.reason));
+        text.push_str(&format!("  lost {} to {}, found {found}: {reason}\n", lost.from, lost.to));
+    }
     text
 }
 

@@ -73,7 +73,7 @@ pub async fn run_on(
             carry_out(repository, &expire.policy, at, (holdings, plan), &mut deleter).await?;
         }
     }
-    deleter.sized(planned.leases.iter().map(|key| (key.clone(), 0)).collect()).await;
+    deleter.sized(planned.leases.iter().chain(&planned.gaps).map(|key| (key.clone(), 0)).collect()).await;
     for unfinished in &planned.unfinished {
         deleter.abandon(unfinished).await;
     }
@@ -91,6 +91,8 @@ pub(super) struct Planned {
     pub(super) time: StoreTime,
     pub(super) generations: Vec<(Holdings, ExpirePlan)>,
     leases: Vec<ObjectKey>,
+    /// Notes of gaps to which nothing comes that can be restored.
+    gaps: Vec<ObjectKey>,
     unfinished: Vec<Unfinished>,
 }
 
@@ -177,6 +179,15 @@ impl Planned {
         let generations: Vec<(Holdings, ExpirePlan)> = all.into_iter().map(plan).collect();
         let leases = repository.all_leases().await?.into_iter();
         let leases = leases.filter(|held| held.written.is_some_and(|written| written < before(old, GRACE)));
+        let mut gaps = Vec::new();
+        if !expire.policy.is_empty() {
+            for (holdings, _) in generations.iter().filter(|(_, plan)| plan.wal_frozen.is_none()) {
+                let recorded = repository.gaps(holdings.generation()).await?.into_iter();
+                let recorded = recorded.filter(|recorded| recorded.written.is_some_and(|written| written < old));
+                let idle = recorded.filter(|recorded| !recorded.gap.is_reached(&holdings.inventory));
+                gaps.extend(idle.map(|recorded| recorded.key));
+            }
+        }
         let mut unfinished = Vec::new();
         match repository.store.unfinished(repository.layout.root()).await {
             Ok(found) => unfinished = found,
@@ -188,7 +199,7 @@ impl Planned {
         unfinished.retain(|unfinished| {
             unfinished.begun.and_then(|begun| Timestamp::try_from(begun).ok()).is_some_and(|begun| begun < old)
         });
-        let planned = Planned { time, generations, leases: leases.map(|held| held.key).collect(), unfinished };
+        let planned = Planned { time, generations, leases: leases.map(|held| held.key).collect(), gaps, unfinished };
         report.now = planned.time.now;
         report.clock = planned.time.clock;
         report.notes.extend(planned.time.note.clone());
@@ -205,6 +216,7 @@ impl Planned {
     fn is_nothing(&self) -> bool {
         self.generations.iter().all(|(_, plan)| plan.delete.is_empty())
             && self.leases.is_empty()
+            && self.gaps.is_empty()
             && self.unfinished.is_empty()
     }
 }

@@ -61,6 +61,7 @@ mod server_manifest;
 pub mod show;
 pub mod status;
 pub mod status_expiry;
+mod status_lost;
 pub mod status_server;
 pub mod stop;
 pub mod store_clock;

@@ -12,6 +12,8 @@ use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
 use super::show::MissingWal;
 use super::status_expiry::{self, ExpiryStatus};
+pub use super::status_lost::LostStatus;
+use super::status_lost::{about_lost, lost_status, lost_wal};
 pub use super::status_server::{ReceiverStatus, ServerStatus};
 use super::status_server::{about_server, ask_server, server_status};
 use super::{Circumstances, RepositorySettings};
@@ -54,6 +56,8 @@ pub struct StatusReport {
     pub timelines: Vec<TimelineStatus>,
     /// What is missing.
     pub gaps: Vec<GapStatus>,
+    /// What a receiver found lost.
+    pub lost: Vec<LostStatus>,
     /// The backups.
     pub backups: BackupsStatus,
     /// How much there is.
@@ -189,6 +193,8 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let (inventory, health, expiry) = stock?;
     let times = Times::read(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
+    let lost = lost_wal(&repository, &inventory).await?;
+    findings.extend(lost.iter().filter_map(|gap| about_lost(gap, &inventory, &health)));
     findings.extend(facts.iter().flatten().flat_map(|facts| about_server(facts, identity.ident())));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Ok(StatusReport {
@@ -200,6 +206,7 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
         newest: health.newest.as_ref().map(|newest| newest_status(newest, &times, now)),
         timelines: timelines(&inventory, &health, &times),
         gaps: health.gaps.iter().map(gap_status).collect(),
+        lost: lost.iter().map(lost_status).collect(),
         backups: backups_status(&inventory, &health, now),
         sizes: sizes(&inventory, &health),
         expiry,

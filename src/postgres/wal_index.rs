@@ -299,6 +299,7 @@ fn u32_in(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wal_record::XLOG_SWITCH;
     use super::super::wal_records::tests::Wal;
     use super::*;
     use proptest::prelude::*;
@@ -348,10 +349,46 @@ mod tests {
         index_of(&wal.segment())
     }
 
+    /// But for the end, as most of these segments are not full.
     fn index_of(segment: &[u8]) -> WalIndex {
+        WalIndex { ends: None, ..whole_index_of(segment) }
+    }
+
+    fn whole_index_of(segment: &[u8]) -> WalIndex {
         let mut indexer = WalIndexer::new(18.try_into().unwrap());
         indexer.feed(segment);
         indexer.finish()
+    }
+
+    #[test]
+    fn a_segment_that_was_never_finished_tells_where_its_wal_ends() {
+        let ends = |wal: Wal| whole_index_of(&wal.segment()).ends;
+        let mut begun = wal();
+        begun.record(10, 0, 900, &[7; 20_000]);
+        let here = Some(Lsn(begun.here()));
+        assert_eq!(ends(begun), here);
+        // In the middle of a record, which nobody sees before the next page.
+        let mut bytes = wal();
+        bytes.record(10, 0, 900, &[7; 20_000]);
+        let start = bytes.here() / (1 << 20) * (1 << 20);
+        let mut bytes = bytes.segment();
+        bytes[2 * 8192..].fill(0);
+        assert_eq!(whole_index_of(&bytes).ends, Some(Lsn(start + 2 * 8192)));
+        // A switch ends it, also one that begins in the segment before: all that is here of it may be eight bytes.
+        let mut switched = wal();
+        switched.record(10, 0, 900, &[7; 500]);
+        switched.record(XLOG, XLOG_SWITCH, 0, &[]);
+        assert_eq!(ends(switched), None);
+        for (continued, may_be_switch) in [(8, true), (16, true), (24, false), (400, false)] {
+            assert_eq!(ends(wal_after(continued)).is_none(), may_be_switch, "{continued}");
+        }
+        let mut behind = wal_after(16);
+        behind.record(10, 0, 900, &[7; 500]);
+        assert!(ends(behind).is_some());
+        // A full one.
+        let mut full = wal();
+        while full.record(10, 0, 900, &[7; 5000]).1 {}
+        assert_eq!(ends(full), None);
     }
 
     fn xids(lowest: u32, highest: u32) -> Option<XidRange> {
@@ -380,6 +417,7 @@ mod tests {
             tablespaces: vec![],
             complete: true,
             cut: false,
+            ends: None,
         };
         assert_eq!(index(wal), expected);
         assert_eq!(index(wal_after(0)), WalIndex { complete: true, ..WalIndex::default() });
@@ -402,7 +440,7 @@ mod tests {
                 wal.segment().chunks(100).for_each(|piece| indexer.feed(piece));
                 let expected =
                     WalIndex { commits: times(5, 5), xids: xids(4711, 4711), complete: true, ..WalIndex::default() };
-                assert_eq!(indexer.finish(), expected, "{major}");
+                assert_eq!(WalIndex { ends: None, ..indexer.finish() }, expected, "{major}");
             }
         }
     }
@@ -517,7 +555,7 @@ mod tests {
             let segment = wal.segment();
             let mut indexer = WalIndexer::new(18.try_into().unwrap());
             segment.chunks(777).for_each(|piece| indexer.feed(piece));
-            prop_assert_eq!(indexer.finish(), index_of(&segment));
+            prop_assert_eq!(indexer.finish(), whole_index_of(&segment));
         }
 
         #[test]

@@ -566,6 +566,31 @@ mod tests {
     }
 
     #[test]
+    fn what_another_version_wrote_is_not_damaged() {
+        run(async {
+            let world = World::new();
+            let original = plain(segment(), 0);
+            let all = world.put_tail(segment(), &original, &CUTS).await;
+            let mut newer = Vec::new();
+            crate::stream::frame::write_in_front(&mut newer, 0, br#"{"format":"pgark-live-2","cut":[1,2]}"#).unwrap();
+            world.store.corrupt(&world.key(&all[2]), |bytes| *bytes = newer);
+            let broken = ends(join(&world).await, &original, CUTS[2].into()).unwrap();
+            assert!(broken.newer && broken.reason.contains("`pgark-live-2` needs another version"), "{broken:?}");
+        });
+    }
+
+    #[test]
+    fn many_small_pieces_are_read_at_once_and_few_large_ones() {
+        let tail = |length: u32, stored: u64| -> Vec<ListedPiece> {
+            let key = |number| PieceKey { segment: segment(), offset: number * length };
+            (0..5).map(|number| ListedPiece { key: key(number), stored, modified: None }).collect()
+        };
+        let at_once = |length, stored| reads_at_once(&tail(length, stored));
+        assert_eq!([at_once(300, 250), at_once(1 << 20, 300 << 10), at_once(64 << 20, 9 << 20)], [64, 32, 8]);
+        assert_eq!([at_once(64 << 20, 300), reads_at_once(&[])], [8, 64]);
+    }
+
+    #[test]
     fn what_is_not_known_is_named() {
         run(async {
             let world = World::new();

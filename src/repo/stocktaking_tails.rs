@@ -114,7 +114,10 @@ mod tests {
     use crate::postgres::TimelineId;
     use crate::repo::manifest_entries::Manifest;
     use crate::repo::{Generation, Identity, Writer};
-    use crate::storage::{ObjectStore, UserMetadata};
+    use crate::storage::gated::{Gate, GatedStore};
+    use crate::storage::{ObjectStore, StoreError, StoreErrorKind, UserMetadata};
+    use std::pin::Pin;
+    use std::sync::Arc;
 
     async fn begun() -> (World, Identity) {
         let world = World::new();
@@ -174,6 +177,77 @@ mod tests {
         put_whole(&world, &["000000010000000000000007"]).await;
         let wal = &both_inventories(&world, &identity).await.timelines[&TimelineId::FIRST];
         assert_eq!((wal.tail, wal.last_trace().map(|trace| trace.0)), (None, Some(7)));
+    }
+
+    /// Does something at the first request for a piece.
+    struct AtFirstPiece<F>(std::sync::Mutex<Option<F>>);
+
+    impl<F> std::fmt::Debug for AtFirstPiece<F> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("AtFirstPiece")
+        }
+    }
+
+    type Outcome = Result<(), StoreError>;
+
+    #[async_trait::async_trait]
+    impl<F: FnOnce() -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send> Gate for AtFirstPiece<F> {
+        type Pass = ();
+
+        async fn pass(&self, request: &'static str, name: &str) -> Outcome {
+            let due = request == "get" && name.contains("/live/");
+            let act = if due { self.0.lock().unwrap().take() } else { None };
+            match act {
+                Some(act) => act().await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    fn gated<F>(world: &World, act: F) -> Repository
+    where
+        F: FnOnce() -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send + 'static,
+    {
+        let gate = AtFirstPiece(std::sync::Mutex::new(Some(act)));
+        Repository::new(Arc::new(GatedStore::new(world.store.clone(), gate)), "main".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_becomes_whole_meanwhile_is_no_break() {
+        let (world, identity) = begun().await;
+        put_backup(&world, lsn(3, 50)).await;
+        put_whole(&world, &["000000010000000000000002", "000000010000000000000003", FOUR]).await;
+        let pieces = world.put_tail(segment(), &plain(segment(), 0), &[0, 1000, 2000, 3000]).await;
+        let whole = world.repository.layout.wal_file(Generation::FIRST, WalName::Segment(segment()));
+        let keys: Vec<_> = pieces.iter().map(|piece| world.key(piece)).collect();
+        let store = world.store.clone();
+        let repository = gated(&world, move || {
+            Box::pin(async move {
+                store.put(&whole, "x".into(), &UserMetadata::new()).await?;
+                for key in &keys[1..] {
+                    store.delete(key).await?;
+                }
+                Ok(())
+            })
+        });
+        let inventory = repository.take_inventory(&identity).await.unwrap();
+        let wal = &inventory.timelines[&TimelineId::FIRST];
+        assert_eq!((wal.tail, &wal.tail_break, wal.whole_segments()), (None, &None, 4));
+    }
+
+    #[tokio::test]
+    async fn one_piece_that_cannot_be_read_blinds_nobody() {
+        let (world, identity) = begun().await;
+        put_backup(&world, lsn(3, 50)).await;
+        put_whole(&world, &["000000010000000000000002", "000000010000000000000003", FOUR]).await;
+        world.put_tail(segment(), &plain(segment(), 0), &[0, 1000]).await;
+        let failing = |kind| gated(&world, move || Box::pin(async move { Err(StoreError::new(kind, "refused")) }));
+        let inventory = failing(StoreErrorKind::Denied).take_inventory(&identity).await.unwrap();
+        let wal = &inventory.timelines[&TimelineId::FIRST];
+        assert_eq!((wal.tail, wal.whole_segments()), (None, 3));
+        assert!(wal.tail_break.as_ref().unwrap().reason.contains("it cannot be read"), "{wal:?}");
+        // A store that does not answer says nothing about anything.
+        assert!(failing(StoreErrorKind::Unavailable).take_inventory(&identity).await.is_err());
     }
 
     /// A backup that is not consistent before the tail ends is not made so by it.
