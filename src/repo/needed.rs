@@ -61,8 +61,8 @@ impl Needed {
 }
 
 impl<'a> Ways<'a> {
-    /// The ways of a generation, or why nobody can tell what leads where.
-    pub(super) fn of(holdings: &'a Holdings) -> Result<Self, &'static str> {
+    /// The ways of a generation through the WAL that counts, or why nobody can tell what leads where.
+    pub(super) fn of(holdings: &'a Holdings, counts: impl Fn(&HeldWal) -> bool) -> Result<Self, &'static str> {
         let inventory = &holdings.inventory;
         let size = inventory.segment_size;
         let backups: Vec<&BackupSummary> = inventory.manifests().collect();
@@ -72,7 +72,8 @@ impl<'a> Ways<'a> {
         if backups.iter().any(|backup| backup.segment_size() != Some(size)) {
             return Err("backups claim different sizes of segments");
         }
-        let mut wal: Vec<_> = holdings.wal.iter().filter_map(|wal| Some((place(size, wal)?, wal))).collect();
+        let counted = holdings.wal.iter().filter(|wal| counts(wal));
+        let mut wal: Vec<_> = counted.filter_map(|wal| Some((place(size, wal)?, wal))).collect();
         wal.sort_by_key(|(place, _)| *place);
         let timelines = inventory.timelines.keys().copied().chain(backups.iter().map(|backup| backup.timeline));
         let path = |timeline| (timeline, TimelinePath::to(inventory, timeline).ok());
@@ -147,7 +148,12 @@ impl<'a> Ways<'a> {
     ) -> BTreeSet<BackupId> {
         // A missing segment may still come: so one anchor as if none were missing.
         let mut anchors: BTreeSet<BackupId> = self.pick(leading, first, kept).into_iter().collect();
-        for run in path.runs(self.inventory()).into_iter().filter(|run| run.last >= first) {
+        // A live tail goes on where a run ends.
+        let streamed =
+            |number| self.inventory().timeline(path.owner(number)).is_some_and(|wal| wal.streamed.contains(&number));
+        let behind = first.0.checked_sub(1).map(SegmentNumber).filter(|_| streamed(first));
+        let comes_to = |run: &Span| run.last >= first || Some(run.last) == behind;
+        for run in path.runs(self.inventory()).into_iter().filter(comes_to) {
             let inside = |backup: &&&BackupSummary| run.covers(backup.own_wal(self.size));
             let inside: Vec<_> = leading.iter().filter(inside).copied().collect();
             anchors.extend(self.pick(&inside, run.first.max(first), kept));

@@ -162,9 +162,11 @@ impl ExpirePlan {
             Some(age) => before(now, age),
             None => oldest(holdings, &keep),
         };
-        let present = holdings.wal.iter().filter_map(|wal| wal.modified).max().unwrap_or(now);
+        let superseded = superseded(holdings);
+        let counts = |wal: &HeldWal| !superseded.contains(&wal.key);
+        let present = holdings.wal.iter().filter(|wal| counts(wal)).filter_map(|wal| wal.modified).max().unwrap_or(now);
         let window = wished.min(present).min(before(begun.min(now), GRACE));
-        let ways = Ways::of(holdings);
+        let ways = Ways::of(holdings, counts);
         let frozen = ways.as_ref().err().copied().or_else(|| frozen(holdings, &leases));
         let mut unneeded = Vec::new();
         match &ways {
@@ -190,8 +192,8 @@ impl ExpirePlan {
             bytes: wal.bytes,
             reason: NOT_NEEDED,
         }));
-        let superseded = superseded(holdings, &unneeded);
-        delete.extend(superseded.iter().map(|wal| Deletion {
+        let going = holdings.wal.iter().filter(|wal| superseded.contains(&wal.key));
+        delete.extend(going.map(|wal| Deletion {
             what: Doomed::Wal(wal.key.clone()),
             bytes: wal.bytes,
             reason: SUPERSEDED,
@@ -214,20 +216,16 @@ impl ExpirePlan {
     }
 }
 
-/// Pieces of segments that are there whole, and that do not go anyhow.
-fn superseded<'a>(holdings: &'a Holdings, unneeded: &[&HeldWal]) -> Vec<&'a HeldWal> {
+/// Pieces of segments that are there whole. They go, and say nothing about what is needed.
+fn superseded(holdings: &Holdings) -> BTreeSet<&WalKey> {
     let whole: BTreeSet<SegmentName> = (holdings.wal.iter())
         .filter_map(|wal| match &wal.key {
             WalKey::File(WalName::Segment(segment)) => Some(*segment),
             _ => None,
         })
         .collect();
-    let going: BTreeSet<&WalKey> = unneeded.iter().map(|wal| &wal.key).collect();
-    let is_superseded = |wal: &&HeldWal| match &wal.key {
-        key @ WalKey::Piece(piece) => whole.contains(&piece.segment) && !going.contains(key),
-        _ => false,
-    };
-    holdings.wal.iter().filter(is_superseded).collect()
+    let is_superseded = |key: &&WalKey| matches!(key, WalKey::Piece(piece) if whole.contains(&piece.segment));
+    holdings.wal.iter().map(|wal| &wal.key).filter(is_superseded).collect()
 }
 
 type Stays = BTreeMap<BackupId, BTreeSet<Why>>;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::backup_id::BackupId;
-use super::layout::Generation;
+use super::holdings::HeldWal;
+use super::layout::{Generation, WalKey};
 use super::lease::Held;
 use super::retention::{Doomed, ExpirePlan};
 use super::retention_model::{Model, Place, Whole, is_intact, name, place_of, wanted};
@@ -25,6 +26,9 @@ struct Seen {
     refused: usize,
     lapsed: usize,
     beside_damaged: usize,
+    superseded: usize,
+    deleted_tails: usize,
+    tails: usize,
 }
 
 impl Seen {
@@ -38,6 +42,9 @@ impl Seen {
         self.refused += other.refused;
         self.lapsed += other.lapsed;
         self.beside_damaged += other.beside_damaged;
+        self.superseded += other.superseded;
+        self.deleted_tails += other.deleted_tails;
+        self.tails += other.tails;
     }
 }
 
@@ -103,7 +110,10 @@ fn judge(seed: u64, seen: &mut Seen) {
         Some(age) => now - SignedDuration::try_from(age).unwrap(),
         None => oldest.unwrap_or(Timestamp::MIN),
     };
-    let present = holdings.wal.iter().filter_map(|wal| wal.modified).max().unwrap_or(now);
+    let is_whole = |place| holdings.wal.iter().any(|wal| wal.name() == name(place));
+    let is_superseded = |wal: &&HeldWal| matches!(wal.key, WalKey::Piece(_)) && place_of(wal).is_some_and(is_whole);
+    let present =
+        holdings.wal.iter().filter(|wal| !is_superseded(wal)).filter_map(|wal| wal.modified).max().unwrap_or(now);
     let window = wished.min(present).min(begun - day).min(now - day);
     assert_eq!(plan.window, window);
 
@@ -116,11 +126,14 @@ fn judge(seed: u64, seen: &mut Seen) {
         left.filter(|wal| matches!(wal.name(), WalName::Segment(_))).filter_map(place_of).collect()
     };
     let mut noted = BTreeMap::new();
-    for wal in &holdings.wal {
+    for wal in holdings.wal.iter().filter(|wal| !is_superseded(wal)) {
         let Some(place) = place_of(wal) else { continue };
         *noted.entry(place).or_insert(false) |= wal.modified.is_none_or(|time| time >= window);
     }
-    let model = Model { world: &world, window, copies: copies.collect(), there: segments(&BTreeSet::new()), noted };
+    let pieces = holdings.wal.iter().filter(|wal| matches!(wal.key, WalKey::Piece(_)));
+    let streamed = pieces.filter_map(place_of).collect();
+    let there = segments(&BTreeSet::new());
+    let model = Model { world: &world, window, copies: copies.collect(), there, streamed, noted };
     let frozen =
         readable().count() == 0 || readable().count() < whole.len() || leases.iter().any(|held| held.lease.is_none());
     assert_eq!(plan.wal_frozen.is_some(), frozen);
@@ -162,9 +175,14 @@ fn judge(seed: u64, seen: &mut Seen) {
     for wal in &holdings.wal {
         let goes = gone.contains(&Doomed::Wal(wal.key.clone()));
         let free = |place| !needed.contains(&place) && !model.in_window(place);
-        let expected = !frozen && !policy.is_empty() && place_of(wal).is_some_and(free);
-        assert_eq!(goes, expected, "{}", wal.name());
+        let of_no_use = !frozen && !policy.is_empty() && place_of(wal).is_some_and(free);
+        // Of a segment that is there whole nobody reads the pieces.
+        let is_piece = matches!(wal.key, WalKey::Piece(_));
+        let superseded = is_superseded(&wal);
+        assert_eq!(goes, of_no_use || superseded, "{:?}", wal.key);
         seen.deleted_wal += usize::from(goes);
+        seen.superseded += usize::from(superseded && !of_no_use);
+        seen.deleted_tails += usize::from(is_piece && goes && !superseded);
     }
     seen.frozen += usize::from(frozen);
     seen.refused += usize::from(plan.refused.is_some());
@@ -181,6 +199,20 @@ fn judge(seed: u64, seen: &mut Seen) {
                 assert!(stays, "{} cannot be restored any more", name((to, *number)));
                 seen.moments += 1;
             }
+        }
+    }
+    // Also within the segment behind the last whole one, of which there are pieces.
+    for wal in holdings.wal.iter().filter(|wal| matches!(wal.key, WalKey::Piece(_))) {
+        let Some((to, number)) = place_of(wal).filter(|place| !model.there.contains(place) && model.in_window(*place))
+        else {
+            continue;
+        };
+        assert!(!gone.contains(&Doomed::Wal(wal.key.clone())), "{:?}", wal.key);
+        let before = number - 1;
+        if model.origin(to).is_some() && model.copies.iter().any(|copy| could(copy, to, before)) {
+            let stays = model.copies.iter().any(|copy| found.contains(&copy.0) && can(copy, to, before));
+            assert!(stays, "the tail of {} cannot be reached any more", name((to, number)));
+            seen.tails += 1;
         }
     }
     for copy in model.copies.iter().filter(|copy| found.contains(&copy.0)) {
@@ -224,7 +256,8 @@ fn nothing_needed_goes_and_nothing_else_stays() {
             && seen.frozen > 1_000
             && seen.refused > 1_000
             && seen.lapsed > 1_000
-            && seen.beside_damaged > 1_000,
+            && seen.beside_damaged > 1_000
+            && seen.superseded.min(seen.deleted_tails).min(seen.tails) > 1_000,
         "{seen:?}"
     );
 }

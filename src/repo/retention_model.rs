@@ -28,6 +28,8 @@ pub(super) struct Model<'a> {
     pub(super) copies: Vec<Whole>,
     /// Segments.
     pub(super) there: BTreeSet<Place>,
+    /// Segments of which there are pieces.
+    pub(super) streamed: BTreeSet<Place>,
     /// All but history files, and whether one of the place is in the window.
     pub(super) noted: BTreeMap<Place, bool>,
 }
@@ -167,6 +169,13 @@ impl<'a> Model<'a> {
             let inside = |copy: &&Whole| copy.2 / SIZE >= run_first && (copy.3 - 1) / SIZE <= run_last;
             let inside: Vec<Whole> = leading.iter().filter(inside).copied().collect();
             anchors.extend(self.pick(&inside, moment, preferred));
+        }
+        // A live tail behind whole segments is a moment, too.
+        if self.streamed.contains(&(provider(first), first)) && !has(first) && has(first - 1) {
+            let run_first = (0..first).rev().take_while(|number| has(*number)).last().unwrap();
+            let inside = |copy: &&Whole| copy.2 / SIZE >= run_first && (copy.3 - 1) / SIZE < first;
+            let inside: Vec<Whole> = leading.iter().filter(inside).copied().collect();
+            anchors.extend(self.pick(&inside, first, preferred));
         }
         anchors
     }

@@ -1,5 +1,5 @@
 //! Random repositories for the tests of `retention`: promotions, restores to earlier moments, two primaries, missing segments,
-//! dead backups, marks, leases, objects without a time.
+//! dead backups, marks, leases, live tails, objects without a time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use super::backup_id::BackupId;
 use super::backups::{BackupListing, Piece};
 use super::holdings::{HeldWal, Holdings};
 use super::keep::Mark;
-use super::layout::{BackupKey, Generation, Layout, WalKey};
+use super::layout::{BackupKey, Generation, Layout, PieceKey, WalKey};
 use super::lease::{Held, Lease};
 use super::policy::Policy;
 use super::sample::{empty, summary};
@@ -109,7 +109,8 @@ impl World {
     fn step(&mut self) {
         self.now += [0, 1, 3, 12, 30][self.rng.random_range(0..5)];
         match self.rng.random_range(0..100) {
-            0..70 => self.archive(self.live),
+            0..64 => self.archive(self.live),
+            64..70 => self.stream(self.live),
             70..88 => self.back_up(),
             88..93 => self.fork(),
             93..96 => {
@@ -127,8 +128,20 @@ impl World {
     }
 
     fn store(&mut self, name: WalName) {
+        self.store_key(WalKey::File(name));
+    }
+
+    /// Pieces of the segment in which a timeline stands; what lies there already stays.
+    fn stream(&mut self, on: u32) {
+        let segment = size().name(timeline(on), SegmentNumber(self.tips[&on] / SIZE));
+        for piece in 0..self.rng.random_range(1..4) {
+            self.store_key(WalKey::Piece(PieceKey { segment, offset: piece * 1000 }));
+        }
+    }
+
+    fn store_key(&mut self, key: WalKey) {
         let modified = self.modified();
-        let wal = HeldWal { key: WalKey::File(name), bytes: 10, modified };
+        let wal = HeldWal { key, bytes: 10, modified };
         if !self.holdings.wal.iter().any(|known| known.key == wal.key) {
             self.holdings.wal.push(wal);
         }
@@ -138,6 +151,9 @@ impl World {
     fn archive(&mut self, on: u32) {
         let tip = self.tips[&on];
         let segment = size().name(timeline(on), SegmentNumber(tip / SIZE));
+        if self.chance(25) {
+            self.stream(on);
+        }
         if !self.chance(4) {
             self.store(WalName::Segment(segment));
         }

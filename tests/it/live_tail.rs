@@ -11,6 +11,7 @@ use serde_json::Value;
 use pgark::postgres::{SegmentName, WalHeader};
 use pgark::repo::live_piece::PieceOrigin;
 use pgark::repo::{Generation, Layout, LivePiece, Writer};
+use pgark::stream::frame::write_in_front;
 use pgark::stream::pack;
 
 use crate::backups::{restore, restore_call, take_backup};
@@ -168,6 +169,55 @@ fn pieces_of_a_later_segment_make_a_gap() {
     }
 }
 
+/// It is there, and says that it goes on; only this pgark cannot read it.
+#[test]
+fn what_another_version_wrote_ends_no_recovery_by_itself() {
+    for (repository, cluster, plain, keys) in with_tail() {
+        let accepted = |end: u32| {
+            let words = ["wal-fetch", TWO, "pg_wal/RECOVERYXLOG", "--accept-end-at", TWO];
+            Call::new(words).impatient().envs(repository.env()).within(cluster.path()).run().code(0);
+            fetched(&cluster, &plain, end);
+        };
+        let odd = format!("{}.age", keys[3]);
+        repository.put(&odd, b"sealed");
+        repository.fetch(&cluster, TWO).run().code(200).says(&odd).says("--accept-end-at");
+        assert!(!cluster.destination().exists());
+        accepted(CUTS[4]);
+        repository.remove(&odd);
+        let mut newer = Vec::new();
+        write_in_front(&mut newer, 0, br#"{"format":"pgark-live-2"}"#).unwrap();
+        repository.alter(&keys[2], |bytes| *bytes = newer);
+        repository.fetch(&cluster, TWO).run().code(200).says(&keys[2]).says("`pgark-live-2` needs another version");
+        accepted(CUTS[2]);
+    }
+}
+
+/// As a synchronous receiver leaves them.
+#[test]
+fn thousands_of_pieces_are_joined_with_a_request_for_each() {
+    let repository = Repository::s3();
+    let cluster = FakeCluster::new();
+    let plain = segment(SYSTEM_ID, TWO, MIB, 2);
+    let cuts: Vec<u32> = (0..=2500).map(|number| number * 400).collect();
+    put_tail(&repository, TWO, &plain, &cuts);
+    repository.put("main/identity/1.json", &identity_of(&cluster));
+    cluster.signal(&["recovery.signal"]);
+    repository.double().latency(Duration::from_millis(3));
+    repository.double().clear_requests();
+    repository.fetch(&cluster, TWO).run().quiet_success();
+    fetched(&cluster, &plain, 1_000_000);
+    let requests = repository.double().requests().len();
+    assert!((2500..2520).contains(&requests), "{requests} requests");
+}
+
+/// The identity that a repository of this cluster has.
+fn identity_of(cluster: &FakeCluster) -> Vec<u8> {
+    let other = Repository::local();
+    cluster.segment(ONE, 1);
+    other.push(cluster, ONE).run().quiet_success();
+    other.object("main/identity/1.json").unwrap()
+}
+
 fn report(repository: &Repository, words: &[&str], code: i32) -> Value {
     let words = words.iter().copied().chain(["--json"]);
     let outcome = Call::new(words).impatient().envs(repository.env()).run();
@@ -308,6 +358,7 @@ struct Disaster {
     cuts: Vec<u32>,
     keys: Vec<String>,
     name: String,
+    plain: Vec<u8>,
 }
 
 impl Disaster {
@@ -336,7 +387,7 @@ impl Disaster {
         let plain = fs::read(primary.data_dir().join("pg_wal").join(&name)).unwrap();
         primary.kill_9();
         let keys = put_tail(&repository, &name, &plain, &cuts);
-        Disaster { repository, ledger, marks, cuts, keys, name }
+        Disaster { repository, ledger, marks, cuts, keys, name, plain }
     }
 
     /// Restores, and compares with the ledger.
@@ -378,4 +429,33 @@ fn a_destroyed_server_is_restored_up_to_its_last_piece() {
         let status = report(repository, &["status", "--no-server"], 1);
         assert!(status["newest"]["lsn"].as_str().unwrap().ends_with(&format!("{:X}", disaster.cuts[2])), "{status}");
     }
+}
+
+/// A record that was wrong when its piece was made: every digest is right.
+#[test]
+fn verify_deep_walks_the_tail() {
+    let disaster = Disaster::strike(Repository::local(), Installation::preferred());
+    let Disaster { repository, cuts, keys, name, plain, .. } = &disaster;
+    let records = |found: &Value| found["records"].as_u64().unwrap();
+    let sound = report(repository, &["verify", "--wal-only", "--deep"], 0);
+    // Cut in the middle of a record it is sound, too.
+    keys.iter().for_each(|key| repository.remove(key));
+    let middle = cuts[5] - 1500;
+    let put = |plain: &[u8]| put_tail(repository, name, plain, &[0, cuts[1], middle]);
+    let shorter = put(plain);
+    let cut = report(repository, &["verify", "--wal-only", "--deep"], 0);
+    shorter.iter().for_each(|key| repository.remove(key));
+    put_tail(repository, name, plain, &[0, 8192]);
+    let begun = report(repository, &["verify", "--wal-only", "--deep"], 0);
+    assert!(records(&sound) > records(&cut) && records(&cut) > records(&begun), "{sound} {cut} {begun}");
+    repository.keys().iter().filter(|key| key.contains("/live/")).for_each(|key| repository.remove(key));
+    let mut wrong = plain.clone();
+    // In the payload of a row.
+    wrong[cuts[2] as usize - 1000] ^= 1;
+    put(&wrong);
+    report(repository, &["verify", "--wal-only"], 0);
+    let found = report(repository, &["verify", "--wal-only", "--deep"], 2);
+    let finding = &found["findings"][0];
+    assert!(finding["message"].as_str().unwrap().contains("wrong checksum"), "{found}");
+    assert!(finding["key"].as_str().unwrap().contains(&format!("/live/00000001/{name}")), "{found}");
 }

@@ -25,7 +25,7 @@ fn look(repository: &Repository, words: &[&str]) -> Outcome {
     Call::new(words.iter().copied()).impatient().envs(repository.env()).run()
 }
 
-fn report(repository: &Repository, words: &[&str], code: i32) -> Value {
+pub fn report(repository: &Repository, words: &[&str], code: i32) -> Value {
     let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
     let outcome = look(repository, &words);
     assert_eq!(outcome.code, code, "{outcome:?}");

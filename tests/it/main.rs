@@ -40,6 +40,7 @@ mod kills;
 mod live_tail;
 mod look;
 mod look_ahead;
+mod lost_wal;
 mod pitr;
 mod prefetch;
 mod push_faults;
