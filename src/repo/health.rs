@@ -123,11 +123,30 @@ fn concern(severity: Severity, about: &'static str, message: String, hint: impl 
 
 fn newest_of(inventory: &Inventory, route: &Route) -> Option<Newest> {
     let last = route.end()?;
+    if let Some(newest) = tail_before_fork(inventory, route) {
+        return Some(newest);
+    }
     let run = inventory.timeline(route.path.owner(last)).and_then(|wal| wal.segments.containing(last));
     // Of a segment within a run nobody kept the time: the WAL goes on behind a fork.
     let stored = run.filter(|run| run.last() == last).and_then(|run| run.last_stored);
     let position = Position::within(inventory, route.path.name(last), last);
     Some(Newest { position, stored })
+}
+
+/// Where a timeline was begun of which nothing is stored yet, recovery goes on in the live tail of the one before it, which has nothing
+/// behind the fork.
+fn tail_before_fork(inventory: &Inventory, route: &Route) -> Option<Newest> {
+    let (next, number) = route.reach.next;
+    let begin = route.path.step(next)?.begin;
+    let at = route.path.steps().iter().position(|step| step.timeline == next)?;
+    let before = route.path.steps()[..at].last()?.timeline;
+    let tail = inventory.tail_of(before, number)?;
+    if inventory.segment_size.containing(begin) != number || tail.end > begin || route.reach.went_on.is_some() {
+        return None;
+    }
+    let stored = inventory.timeline(before)?.segments.iter().next_back()?.last_stored;
+    let segment = inventory.segment_size.name(before, number);
+    Some(Newest { position: Position { lsn: tail.end, segment, in_tail: true }, stored })
 }
 
 fn newest_in(interval: &Interval) -> Newest {
@@ -369,6 +388,23 @@ mod tests {
         assert_eq!(health(&empty()).newest, None);
         let only_damaged = empty().with_wal(1, 1..=9).with_state(60, BackupState::Damaged("it is empty".into(), None));
         assert_eq!(concerns(&only_damaged), [(Severity::Critical, "latest"), (Severity::Warning, "backup")]);
+    }
+
+    /// Recovery finds no copy of the segment in the new timeline, and takes what the old one has.
+    #[test]
+    fn a_fork_within_the_live_tail_of_which_nothing_is_stored() {
+        let newest = |tail: u64| {
+            let inventory = two_backups(1..=13).with_tail(1, lsn(14, tail)).with_history(2, &[(1, lsn(14, 50))]);
+            let position = health(&inventory).newest.unwrap().position;
+            (position.lsn, position.segment, position.in_tail)
+        };
+        assert_eq!(newest(30), (lsn(14, 30), segment(1, 14), true));
+        assert_eq!(newest(50), (lsn(14, 50), segment(1, 14), true));
+        // What lies behind the fork belongs to nobody: that is no way.
+        assert_eq!(newest(51), (lsn(14, 0), segment(1, 13), false));
+        let whole = two_backups(1..=13).with_tail(1, lsn(14, 30)).with_history(2, &[(1, lsn(14, 50))]);
+        let position = health(&whole.with_wal(2, 14..=15)).newest.unwrap().position;
+        assert_eq!((position.lsn, position.in_tail), (lsn(16, 0), false));
     }
 
     #[test]
