@@ -1,7 +1,7 @@
 //! The integration tests: the real pgark against real PostgreSQL servers and a real HTTP S3 endpoint.
 //!
 //! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
-//! runs pgark, `manifest_draft` writes manifests that pgark would not, `data_dir` makes small data directories for tests that need no
+//! runs pgark, `receiver_witness` watches what is streamed, `manifest_draft` writes manifests that pgark would not, `data_dir` makes small data directories for tests that need no
 //! server, and `watched` is a store in memory that asks a test before each request. Everything else is tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
 
@@ -48,6 +48,8 @@ mod races;
 mod reaching_postgres;
 mod reaching_s3;
 mod receive_doubts;
+mod receiver_chaos;
+mod receiver_witness;
 mod recovery_stops;
 mod remembered_place;
 mod remote_backups;

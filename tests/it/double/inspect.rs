@@ -89,6 +89,12 @@ impl S3Double {
         lock(&self.shared.store).objects.keys().cloned().collect()
     }
 
+    /// All objects at one moment.
+    pub fn objects(&self) -> BTreeMap<String, Bytes> {
+        let store = lock(&self.shared.store);
+        store.objects.iter().map(|(key, stored)| (key.clone(), stored.data.clone())).collect()
+    }
+
     /// The content of an object.
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         self.stored(key).map(|stored| stored.data.to_vec())

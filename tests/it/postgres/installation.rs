@@ -32,6 +32,7 @@ pub struct Installation {
     pub pg_waldump: Option<PathBuf>,
     pub pg_amcheck: Option<PathBuf>,
     pub pg_checksums: Option<PathBuf>,
+    pub pg_receivewal: Option<PathBuf>,
     pub pg_verifybackup: Option<PathBuf>,
     pub psql: Option<PathBuf>,
 }
@@ -86,6 +87,7 @@ impl Installation {
             "pg_waldump" => self.pg_waldump.as_deref(),
             "pg_amcheck" => self.pg_amcheck.as_deref(),
             "pg_checksums" => self.pg_checksums.as_deref(),
+            "pg_receivewal" => self.pg_receivewal.as_deref(),
             "pg_verifybackup" => self.pg_verifybackup.as_deref(),
             "psql" => self.psql.as_deref(),
             other => panic!("`{other}` is not among the programs that tests ask for"),
@@ -223,6 +225,7 @@ fn version_of(prefix: &Path, library_path: Option<&Path>) -> Result<Installation
         pg_waldump: optional("pg_waldump"),
         pg_amcheck: optional("pg_amcheck"),
         pg_checksums: optional("pg_checksums"),
+        pg_receivewal: optional("pg_receivewal"),
         pg_verifybackup: optional("pg_verifybackup"),
         psql: optional("psql"),
         bin,
