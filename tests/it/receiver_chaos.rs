@@ -75,15 +75,13 @@ impl Receiver {
         false
     }
 
-    /// Whether there was one.
-    fn kill_9(&mut self) -> bool {
-        let is_running = self.is_running();
+    fn kill_9(&mut self) {
+        self.is_running();
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
             self.kills += 1;
         }
-        is_running
     }
 }
 
@@ -266,7 +264,7 @@ fn deaths(world: &mut World, kills: u32, restarts: u32) {
         let (dies, falls) = (world.receiver.kills < kills, world.restarts < restarts);
         match world.random.random_range(0..4) {
             // Only the receiver.
-            0 if dies => drop(world.receiver.kill_9()),
+            0 if dies => world.receiver.kill_9(),
             // Only the server.
             1 if falls => world.restart(|_| ()),
             // The receiver, and the next one finds a server that is down.
@@ -418,7 +416,7 @@ fn outages(count: u32, kind: &str) {
                 world.receiver.run(&mut world.random);
             }
             1 => world.restart(|_| ()),
-            2 => world.restart(|world| drop(world.receiver.kill_9())),
+            2 => world.restart(|world| world.receiver.kill_9()),
             _ => {}
         }
         world.pause(800);

@@ -12,7 +12,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::ledger::{Expect, Ledger};
 use crate::pitr::{archiving, prepared, restore_command};
-use crate::postgres::{Cluster, Installation, Lsn, Recovery, RecoveryTarget, StopMode, happens_within};
+use crate::postgres::{
+    Account, Cluster, Installation, Lsn, Recovery, RecoveryTarget, Scratch, StopMode, happens_within,
+};
 use crate::program::{Call, Outcome, finish};
 use crate::repository::{Repository, history_key, segment_key};
 
@@ -198,6 +200,60 @@ fn it_agrees_with_archive_command() {
     assert_eq!(cluster.value("select failed_count from pg_stat_archiver"), "0");
     let (_, pieces) = stored(&repository, 1);
     assert!(pieces.len() <= 1, "tails of whole segments stay: {:?}", pieces.keys());
+}
+
+/// What `pg_waldump` says of a segment and, where it ends before the segment does, why.
+fn dumped(installation: &Installation, segment: &Path) -> (String, String) {
+    // The matrix has some majors without their programs.
+    let Some(program) = installation.program("pg_waldump") else { return Default::default() };
+    let output = program.command().arg(segment).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (records, end) = (text(output.stdout), text(output.stderr));
+    assert!(records.contains("rmgr: "), "{}: {records}{end}", segment.display());
+    (records, end.replace(&*segment.display().to_string(), "segment"))
+}
+
+#[test]
+fn pg_waldump_says_the_same_of_what_wal_push_stored() {
+    for installation in Installation::all_wanted() {
+        let [pushed, received] = Repository::both();
+        let cluster = archiving(&pushed, installation, 1);
+        cluster.configure("wal_keep_size = '1GB'");
+        cluster.reload();
+        let ledger = Ledger::create(&cluster);
+        let receiver = Running::start(&call(&received, &cluster, &[]));
+        for _ in 0..5 {
+            ledger.write(20, 30_000);
+            cluster.archive_everything(A_MINUTE);
+        }
+        cluster.wait_until("streamed", A_MINUTE, || {
+            cluster.value("select count(flush_lsn) from pg_stat_replication where application_name = 'pgark'") == "1"
+        });
+        // It waits for both.
+        cluster.stop(StopMode::Fast);
+        assert_eq!(receiver.stop().code, 0);
+        let fetched = |repository: &Repository, name: &str| {
+            let place = Scratch::new("fetched");
+            let file = place.path().join(name);
+            let words = ["wal-fetch", name, &*file.display().to_string()];
+            Call::new(words).impatient().envs(repository.env()).within(place.path()).run().quiet_success();
+            Account::of_servers().own(&file);
+            (fs::read(&file).unwrap(), dumped(installation, &file))
+        };
+        let (segments, pieces) = stored(&received, 1);
+        let both = segments.iter().filter(|name| pushed.keys().contains(&segment_key(name)));
+        let both: Vec<&String> = both.collect();
+        assert!(both.len() >= 5, "{both:?}");
+        for name in both {
+            let (by_push, by_receive) = (fetched(&pushed, name), fetched(&received, name));
+            assert!(by_push.0 == by_receive.0, "{name}: the bytes differ");
+            assert_eq!(by_push.1, by_receive.1, "{name}");
+        }
+        // The last one, of its pieces, is what the server has.
+        let tail = pieces.keys().next_back().expect("the server's last record is in a piece");
+        let on_the_server = dumped(installation, &cluster.data_dir().join("pg_wal").join(tail));
+        assert_eq!(fetched(&received, tail).1, on_the_server, "{tail}");
+    }
 }
 
 #[test]
@@ -415,6 +471,44 @@ fn a_promotion_is_followed() {
     // And a receiver that begins now goes straight to the new one.
     standby.execute("create table later as select generate_series(1, 5000) i");
     receive_all(&repository, &standby);
+}
+
+/// A standby's slot keeps WAL from its last restartpoint on, of the timeline that was then.
+#[test]
+fn a_slot_from_before_a_promotion_is_no_gap() {
+    let archive = Repository::local();
+    let primary = archiving(&archive, Installation::preferred(), 1);
+    let ledger = Ledger::create(&primary);
+    let backup = primary.base_backup();
+    let standby = Cluster::from_basebackup(&backup);
+    standby.configure("wal_keep_size = '1GB'");
+    standby.configure("archive_mode = off");
+    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
+    standby.start();
+    for slot in ["early", "late"] {
+        standby.execute(&format!("select pg_create_physical_replication_slot('{slot}', true)"));
+    }
+    ledger.write(20, 200_000);
+    let sent = end(&primary);
+    let received = format!("select pg_last_wal_receive_lsn() >= '{sent}'");
+    standby.wait_until("received", A_MINUTE, || standby.value(&received) == "t");
+    primary.kill_9();
+    standby.promote();
+    standby.execute("create table after_promotion as select generate_series(1, 50000) i");
+    let to = end(&standby);
+    let receive = |repository: &Repository, slot: &str| {
+        let outcome = call(repository, &standby, &["--slot", slot, "--once-to", &to.to_string()]).run();
+        assert_eq!(outcome.code, 0, "{slot}: {outcome:?}");
+        assert!(judge(repository, &standby, 2) >= to);
+    };
+    // The repository has the new timeline when the old slot is used, and has nothing.
+    let [goes_on, begins] = [Repository::s3(), Repository::s3()];
+    receive(&goes_on, "new");
+    receive(&goes_on, "early");
+    receive(&begins, "late");
+    assert!(judge(&begins, &standby, 1) > Lsn(0) && begins.keys().contains(&history_key("00000002")));
+    let gaps = |repository: &Repository| repository.keys().iter().any(|key| key.contains("/record/gap/"));
+    assert!(!gaps(&goes_on) && !gaps(&begins));
 }
 
 pub fn judged_if_any(repository: &Repository, cluster: &Cluster, timeline: u32) -> Lsn {
