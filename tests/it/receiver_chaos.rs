@@ -260,6 +260,8 @@ fn deaths(world: &mut World, kills: u32, restarts: u32) {
         kills = kills.max(world.receiver.kills);
         restarts = restarts.max(world.restarts);
         world.receiver.run(&mut world.random);
+        let latency = world.random.random_range(0..60);
+        world.repository.double().latency(Duration::from_millis(latency));
         world.pause(400);
         let (dies, falls) = (world.receiver.kills < kills, world.restarts < restarts);
         match world.random.random_range(0..4) {
@@ -468,7 +470,8 @@ fn schedule(random: &mut StdRng) -> Vec<Rule> {
             rule.on(op).chance(random.random_range(0.1..0.7)).seed(random.random())
         })
         .collect();
-    // A PUT that was performed and looks as if it was not, in each of them.
+    // In each of them a PUT that was performed and looks as if it was not, and one that is performed when nobody waits for it any more.
+    rules.push(Rule::new(Fault::Late(Duration::from_millis(400))).on(Op::Put).chance(0.3).seed(random.random()));
     rules.push(Rule::new(Fault::LostReply).on(Op::Put).chance(0.1).seed(random.random()));
     // Listings have no digest: only content can be seen to be damaged.
     rules.push(Rule::new(Fault::BitFlip(None)).on(Op::Get).chance(0.05).seed(random.random()));

@@ -100,7 +100,7 @@ impl Witness {
 
     /// Looks at all that is stored at this moment.
     pub fn look(&self) -> Ends {
-        let mut seen = self.seen.lock().unwrap();
+        let mut seen = self.seen.lock().expect("the witness has nothing to object to");
         seen.look(self.repository.double().objects())
     }
 

@@ -95,10 +95,27 @@ fn without_any_archive_command() {
     }
 }
 
+/// The disasters below, in small, on every major.
+#[test]
+fn without_any_archive_command_while_rows_are_committed() {
+    for installation in Installation::all_wanted() {
+        let windows = disasters(installation, 2, &["--flush", "1s"], false);
+        assert!(windows.iter().all(|window| *window < Duration::from_secs(10)), "{windows:?}");
+        let windows = disasters(installation, 2, &["--synchronous"], true);
+        assert!(windows.iter().all(|window| *window == Duration::ZERO), "{windows:?}");
+    }
+}
+
 #[test]
 fn with_an_archive_command_too() {
+    for installation in Installation::all_wanted() {
+        receiver_and_archive_command(installation);
+    }
+}
+
+fn receiver_and_archive_command(installation: &'static Installation) {
     let repository = Repository::s3();
-    let primary = archiving(&repository, Installation::preferred(), 1);
+    let primary = archiving(&repository, installation, 1);
     let receiver = Receiver::of(&repository, &primary, &[]);
     let ledger = Ledger::create(&primary);
     take_backup(&repository, &primary, &[]);
@@ -158,9 +175,9 @@ fn observed(ledger: &Ledger, stop: &AtomicBool) -> Vec<(Instant, Position)> {
 }
 
 /// Server after server is destroyed while rows are committed, and each restored one goes on.
-fn disasters(rounds: usize, words: &[&str], synchronous: bool) -> Vec<Duration> {
+fn disasters(installation: &'static Installation, rounds: usize, words: &[&str], synchronous: bool) -> Vec<Duration> {
     let repository = Repository::s3();
-    let first = streamed(Installation::preferred()).start();
+    let first = streamed(installation).start();
     let ledger = Ledger::create(&first);
     let mut server = Restored { home: crate::postgres::Scratch::new("d"), cluster: first };
     let mut windows = Vec::new();
@@ -213,13 +230,13 @@ fn disasters(rounds: usize, words: &[&str], synchronous: bool) -> Vec<Duration> 
 
 #[test]
 fn twenty_disasters_lose_next_to_nothing() {
-    let windows = disasters(20, &["--flush", "1s"], false);
+    let windows = disasters(Installation::preferred(), 20, &["--flush", "1s"], false);
     // The bench measures it; this much is lost by no accident of a busy machine.
     assert!(windows.iter().all(|window| *window < Duration::from_secs(10)), "{windows:?}");
 }
 
 #[test]
 fn twenty_disasters_lose_no_commit_of_a_synchronous_receiver() {
-    let windows = disasters(20, &["--synchronous"], true);
+    let windows = disasters(Installation::preferred(), 20, &["--synchronous"], true);
     assert!(windows.iter().all(|window| *window == Duration::ZERO), "{windows:?}");
 }

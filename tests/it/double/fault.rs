@@ -49,6 +49,8 @@ pub enum Fault {
     Trickle(Duration),
     /// Performed; the connection is reset without an answer.
     LostReply,
+    /// Performed after so long, whether or not the client is still there then.
+    Late(Duration),
     /// 200 with an `<Error>` body and no ETag.
     OkWithErrorBody,
 }

@@ -50,6 +50,26 @@ fn connections_are_kept_alive() {
 }
 
 #[test]
+fn what_comes_late_comes_without_its_client() {
+    let double = double();
+    let late = double.fault(Rule::new(Fault::Late(Duration::from_millis(300))).on(Op::Put));
+    let mut connection = Connection::open(&double);
+    connection.send(&presigned_put(&double, "new"), b"content");
+    while double.fired(late) == 0 || double.requests().iter().all(|each| each.bytes == 0) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(connection);
+    assert_eq!(double.object("new"), None);
+    let begun = Instant::now();
+    while double.object("new").is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let reply = Connection::open(&double).ask(&presigned_put(&double, "newer"), b"content");
+    assert_eq!((reply.status(), double.object("newer").is_some()), (200, true));
+}
+
+#[test]
 fn resets_come_where_they_should() {
     let double = double();
     let reply = get_under(&double, Fault::ResetBeforeHeaders);

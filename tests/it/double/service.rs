@@ -70,7 +70,17 @@ impl Service {
         }
         let answer = match fault.and_then(|fault| answer::canned(fault, &parts)) {
             Some(canned) => canned,
-            None => self.perform(parts, body).await?,
+            None => match fault {
+                Some(Fault::Late(by)) => {
+                    let (service, by) = (self.clone(), *by);
+                    let performed = tokio::spawn(async move {
+                        sleep(by).await;
+                        service.perform(parts, body).await
+                    });
+                    performed.await.map_err(|_| HangUp)??
+                }
+                _ => self.perform(parts, body).await?,
+            },
         };
         sleep_if_any(self.shared.switches().latency).await;
         if fault == Some(&Fault::LostReply) {
