@@ -80,6 +80,7 @@ pub async fn run(
         place: None,
         onwards: None,
         compares: true,
+        looked_again: None,
     };
     let mut pauses = Box::new(pauses()) as Box<dyn Iterator<Item = Duration> + Send>;
     let mut connections = 0;
@@ -147,6 +148,8 @@ pub(super) struct Receiver<'a> {
     onwards: Option<Onwards>,
     /// Whether the last whole segment is compared before anything follows it.
     compares: bool,
+    /// When a piece of another receiver was found that may be its last one.
+    looked_again: Option<Instant>,
 }
 
 pub(super) struct Place {
@@ -276,6 +279,11 @@ impl Receiver<'_> {
                     () = self.slot_is_free() => Ok(()),
                     () = stop.asked() => Ok(()),
                 }
+            }
+            // The store may perform late what a receiver asked for that is dead by now: the next look finds it.
+            Halt::Another(_) if self.looked_again.is_none_or(|at| at.elapsed() > OTHER_IS_GONE) => {
+                self.looked_again = Some(Instant::now());
+                Ok(())
             }
             Halt::Another(why) => {
                 self.wait_as_spare(&why);

@@ -58,9 +58,12 @@ impl Receiver {
             return;
         }
         let ways = [("FLUSH", "100ms"), ("FLUSH", "200ms"), ("SYNCHRONOUS", "true"), ("FLUSH_BYTES", "16KiB")];
-        let (name, value) = ways.choose(random).unwrap();
+        self.start(*ways.choose(random).unwrap());
+    }
+
+    fn start(&mut self, (name, value): (&str, &str)) {
         let said = OpenOptions::new().append(true).create(true).open(self.home.path().join("said")).unwrap();
-        let call = self.call.clone().env(&format!("PGARK_RECEIVE__{name}"), *value);
+        let call = self.call.clone().env(&format!("PGARK_RECEIVE__{name}"), value);
         self.child = Some(call.command().stdout(Stdio::null()).stderr(said).spawn().expect("pgark can be started"));
     }
 
@@ -611,4 +614,27 @@ fn promotions_of_standbys() {
     }
     assert_eq!(world.timeline, 1 + PROMOTIONS);
     world.judge("promotions");
+}
+
+/// A store may perform what it was asked by a receiver that is dead by then, when the next one has looked already.
+#[test]
+fn a_piece_of_a_killed_receiver_that_comes_late() {
+    let mut world = World::new(true).backed_up();
+    world.rest();
+    world.arrives();
+    // The one that runs now cuts in no time, and the next one after the piece has come.
+    let late = world
+        .repository
+        .double()
+        .fault(Rule::new(Fault::Late(Duration::from_millis(1500))).on(Op::Put).key("/live/").once());
+    world.ledger.write(3, 1000);
+    let fired = || world.repository.double().fired(late) == 1;
+    world.cluster.wait_until("on its way", A_MINUTE, fired);
+    world.receiver.kill_9();
+    world.receiver.start(("FLUSH", "2500ms"));
+    world.ledger.write(3, 1000);
+    world.arrives();
+    let took = *world.arrivals.last().unwrap();
+    eprintln!("all there {took:?} after it; the receiver said:\n{}", world.receiver.said());
+    assert!(!world.receiver.said().contains("another receiver is at work"), "{}", world.receiver.said());
 }
