@@ -616,6 +616,36 @@ fn promotions_of_standbys() {
     world.judge("promotions");
 }
 
+/// Each with a slot of its own, and both at work at times.
+#[test]
+fn two_receivers_that_die() {
+    let mut world = World::new(true).backed_up();
+    let mut second = Receiver::of(&world.repository, &world.cluster.endpoint().conninfo(), &world.cluster);
+    second.call = second.call.clone().env("PGARK_RECEIVE__SLOT", "second");
+    for _ in 0..20 {
+        second.run(&mut world.random);
+        world.receiver.run(&mut world.random);
+        let latency = world.random.random_range(0..60);
+        world.repository.double().latency(Duration::from_millis(latency));
+        world.pause(800);
+        match world.random.random_range(0..3) {
+            0 => second.kill_9(),
+            1 => world.receiver.kill_9(),
+            _ => {}
+        }
+        if world.random.random_bool(0.2) {
+            world.cluster.execute("select pg_logical_emit_message(false, 'chaos', repeat('x', 3000000))");
+        }
+        // The one that waits takes over ten seconds after the other was killed.
+        if world.random.random_bool(0.1) {
+            world.arrives();
+        }
+    }
+    assert!(second.kills > 0);
+    second.kill_9();
+    world.judge("two receivers");
+}
+
 /// A store may perform what it was asked by a receiver that is dead by then, when the next one has looked already.
 #[test]
 fn a_piece_of_a_killed_receiver_that_comes_late() {
