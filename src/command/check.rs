@@ -163,7 +163,11 @@ mod tests {
     use super::*;
     use crate::command::StoreSettings;
     use crate::repo::Writer;
+    use crate::server::channel_binding::ChannelBinding;
     use crate::server::conninfo::Server;
+    use crate::server::handshake::Handshake;
+    use crate::server::keep_alive::KeepAlive;
+    use crate::server::target_session::TargetSession;
     use crate::server::tls::Tls;
 
     /// A server that accepts and says nothing, and a deadline shorter than the patience with it.
@@ -192,6 +196,10 @@ mod tests {
                 options: None,
                 connect_timeout: None,
                 tls: Tls::Off,
+                handshake: Handshake::default(),
+                channel_binding: ChannelBinding::default(),
+                target: TargetSession::default(),
+                keep_alive: KeepAlive::default(),
             },
             binary: None,
             read_words: |_, _| Err("not asked"),

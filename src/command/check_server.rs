@@ -9,19 +9,19 @@ use crate::disk::DataDir;
 use crate::postgres::{ClusterIdent, PgMajor};
 use crate::repo::{RepoError, Repository};
 use crate::server::Session;
-use crate::server::session::{ServerError, ServerFacts};
+use crate::server::session::ServerFacts;
 
 /// Adds what is found about the server, if it can be reached.
 pub(super) async fn ask(check: &Check, repository: Option<&Repository>, findings: &Findings) {
     let hint = "run check where the server runs, as its user, or give `--conninfo`";
-    let unknown = |error: ServerError| Finding::not_ok("server", Level::Unknown, error.to_string(), hint);
+    let unknown = |error: String, hint: &str| Finding::not_ok("server", Level::Unknown, error, hint);
     let session = match Session::connect(&check.conninfo).await {
         Ok(session) => session,
-        Err(error) => return findings.add(unknown(error)),
+        Err(error) => return findings.add(unknown(error.message, error.hint.as_deref().unwrap_or(hint))),
     };
     let facts = match session.facts(&check.slot).await {
         Ok(facts) => facts,
-        Err(error) => return findings.add(unknown(error)),
+        Err(error) => return findings.add(unknown(error.to_string(), hint)),
     };
     findings.add(server(&facts));
     if let Some(pgdata) = &check.pgdata {

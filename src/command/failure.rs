@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::disk::WalFileError;
 use crate::repo::RepoError;
-use crate::server::ServerError;
+use crate::server::{ConnectError, ServerError};
 use crate::storage::{StoreError, StoreErrorKind};
 
 /// What went wrong, as far as exit codes and retries tell it apart.
@@ -162,6 +162,12 @@ impl From<RepoError> for Failure {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         Failure::new(FailureKind::Server, error.to_string())
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Failure { kind: FailureKind::Server, message: error.message, hint: error.hint }
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, FailureKind};
 use crate::repo::RepoError;
-use crate::server::ServerError;
 use crate::server::wal_stream::StreamError;
+use crate::server::{ConnectError, ServerError};
 
 /// Why it ended.
 #[derive(Debug)]
@@ -36,6 +36,12 @@ impl From<Failure> for Halt {
 
 impl From<ServerError> for Halt {
     fn from(error: ServerError) -> Self {
+        Halt::Failed(error.into())
+    }
+}
+
+impl From<ConnectError> for Halt {
+    fn from(error: ConnectError) -> Self {
         Halt::Failed(error.into())
     }
 }

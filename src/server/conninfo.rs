@@ -8,9 +8,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::channel_binding::ChannelBinding;
 use super::connection_string::{ConnectionString, InvalidConninfo};
+use super::handshake::Handshake;
+use super::keep_alive::KeepAlive;
 use super::parameters;
 use super::surroundings::{self, Surroundings};
+use super::target_session::TargetSession;
 use super::tls::{Roots, Tls};
 
 /// Everything that a connection needs. Never shown: it holds the password.
@@ -30,6 +34,14 @@ pub struct Conninfo {
     pub connect_timeout: Option<Duration>,
     /// TLS, where it is not a socket.
     pub tls: Tls,
+    /// How TLS is begun.
+    pub handshake: Handshake,
+    /// Whether the login must hold for this connection only.
+    pub channel_binding: ChannelBinding,
+    /// Which of the servers is wanted.
+    pub target: TargetSession,
+    /// How the kernel notices that a server is gone.
+    pub keep_alive: KeepAlive,
 }
 
 /// One place to connect to.
@@ -49,6 +61,11 @@ impl Server {
     /// Whether it is a Unix socket. There is no TLS then, whatever `sslmode` says.
     pub fn is_socket(&self) -> bool {
         self.host.starts_with('/')
+    }
+
+    /// For messages about one of several.
+    pub(super) fn describe(&self) -> String {
+        format!("{}, port {}", shown(&self.host), self.port)
     }
 }
 
@@ -104,11 +121,19 @@ impl ConnectionString {
         let database = self.get("dbname").unwrap_or_else(|| user.clone());
         let mut servers = self.servers(around)?;
         self.fill_in_passwords(around, home, &mut servers, [&database, &user]);
+        let tls = match servers.iter().all(Server::is_socket) {
+            true => Tls::Off,
+            false => self.tls(around, home)?,
+        };
+        let is_sure = !matches!(tls, Tls::Off | Tls::IfOffered) || servers.iter().all(Server::is_socket);
+        let channel_binding = self.get("channel_binding").as_deref().and_then(ChannelBinding::parse);
+        let target = self.get("target_session_attrs").as_deref().and_then(TargetSession::parse);
         Ok(Conninfo {
-            tls: match servers.iter().all(Server::is_socket) {
-                true => Tls::Off,
-                false => self.tls(around, home)?,
-            },
+            handshake: Handshake::read(&self, around, home, is_sure)?,
+            tls,
+            channel_binding: channel_binding.unwrap_or_default(),
+            target: target.unwrap_or_default(),
+            keep_alive: KeepAlive::read(&self)?,
             servers,
             user,
             database,
@@ -119,7 +144,7 @@ impl ConnectionString {
     }
 
     /// A parameter; an empty one counts as not given, as for libpq.
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         self.values.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
@@ -381,7 +406,9 @@ mod tests {
             "host=h sslmode=require sslrootcert=system",
             "hostaddr=::1 sslmode=verify-full sslrootcert=/root.crt",
             "host=h sslmode=strict",
-            "host=h sslmode=require channel_binding=require",
+            "host=h sslnegotiation=direct",
+            "host=h ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+            "host=h sslmode=require channel_binding=strict",
             "host=h require_auth=scram-sha-256",
         ] {
             assert!(tls(bad, &around).is_err(), "{bad}");

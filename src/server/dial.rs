@@ -1,78 +1,99 @@
 //! The way to a server: a socket, and TLS on top.
 
 use std::io;
-use std::path::Path;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
-use rustix::net::sockopt;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_rustls::TlsConnector;
 
+use super::channel_binding::Binding;
 use super::conninfo::{Conninfo, Server};
-use super::tls::{Tls, client_config};
+use super::tls::{PROTOCOL, Tls, client_config};
 
 /// A byte stream to a server, whatever it runs over.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
-/// How long one server may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A peer that vanished is noticed after a minute, also while nobody has anything to say.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
-
-/// Connects to the first server that answers, which is given back, too. No word of PostgreSQL's protocol is spoken but the
-/// question for TLS.
-pub(super) async fn dial(conninfo: &Conninfo) -> Result<(Box<dyn Socket>, &Server), String> {
-    let patience = conninfo.connect_timeout.unwrap_or(PATIENCE);
-    let mut last = "no server is named".to_owned();
-    for server in &conninfo.servers {
-        last = match timeout(patience, connect(server, &conninfo.tls)).await {
-            Ok(Ok(socket)) => return Ok((socket, server)),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s", patience.as_secs()),
-        };
-    }
-    Err(last)
+/// Bytes go back and forth, and no word of PostgreSQL's protocol was spoken but the question for TLS.
+pub(super) struct Link {
+    pub(super) socket: Box<dyn Socket>,
+    pub(super) binding: Binding,
 }
 
-async fn connect(server: &Server, tls: &Tls) -> io::Result<Box<dyn Socket>> {
+/// Where a server listens.
+pub(super) enum Place {
+    Path(PathBuf),
+    Address(SocketAddr),
+}
+
+impl Place {
+    pub(super) fn describe(&self, server: &Server) -> String {
+        match self {
+            Place::Address(address) if address.ip().to_string() != server.host => {
+                format!("{} ({})", server.describe(), address.ip())
+            }
+            _ => server.describe(),
+        }
+    }
+}
+
+/// All places of a server: a name may have several addresses.
+pub(super) async fn places(server: &Server) -> io::Result<Vec<Place>> {
     if server.is_socket() {
-        let path = Path::new(&server.host).join(format!(".s.PGSQL.{}", server.port));
-        return Ok(Box::new(UnixStream::connect(path).await?));
+        return Ok(vec![Place::Path(Path::new(&server.host).join(format!(".s.PGSQL.{}", server.port)))]);
     }
-    let mut socket = match server.address {
-        Some(address) => TcpStream::connect((address, server.port)).await?,
-        None => TcpStream::connect((server.host.as_str(), server.port)).await?,
-    };
-    socket.set_nodelay(true)?;
-    keep_alive(&socket)?;
-    if *tls == Tls::Off {
-        return Ok(Box::new(socket));
+    if let Some(address) = server.address {
+        return Ok(vec![Place::Address((address, server.port).into())]);
     }
-    let mut question = BytesMut::new();
-    frontend::ssl_request(&mut question);
-    socket.write_all(&question).await?;
-    match (socket.read_u8().await?, tls) {
-        (b'S', _) => {}
-        (_, Tls::IfOffered) => return Ok(Box::new(socket)),
-        _ => return Err(io::Error::other("the server does not offer TLS")),
+    let found: Vec<Place> = lookup_host((server.host.as_str(), server.port)).await?.map(Place::Address).collect();
+    match found.is_empty() {
+        true => Err(io::Error::other("the name has no address")),
+        false => Ok(found),
     }
-    let mut connector = MakeRustlsConnect::new(client_config(tls)?);
-    let Ok(connector) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut connector, &server.host);
-    Ok(Box::new(connector.connect(socket).await?))
 }
 
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
-    let (idle, between, times) = KEEPALIVE;
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, idle)?;
-    sockopt::set_tcp_keepintvl(socket, between)?;
-    sockopt::set_tcp_keepcnt(socket, times)?;
-    Ok(())
+/// Connects.
+pub(super) async fn dial(place: &Place, server: &Server, conninfo: &Conninfo) -> io::Result<Link> {
+    let tls = &conninfo.tls;
+    let address = match place {
+        Place::Path(path) => return Ok(plain(UnixStream::connect(path).await?)),
+        Place::Address(address) => address,
+    };
+    let mut socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    conninfo.keep_alive.apply(&socket)?;
+    if *tls == Tls::Off {
+        return Ok(plain(socket));
+    }
+    if !conninfo.handshake.is_direct {
+        let mut question = BytesMut::new();
+        frontend::ssl_request(&mut question);
+        socket.write_all(&question).await?;
+        match (socket.read_u8().await?, tls) {
+            (b'S', _) => {}
+            (_, Tls::IfOffered) => return Ok(plain(socket)),
+            _ => return Err(io::Error::other("the server does not offer TLS")),
+        }
+    }
+    let config = client_config(tls, &conninfo.handshake)?;
+    let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
+    let socket = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+    let (_, session) = socket.get_ref();
+    if conninfo.handshake.is_direct && session.alpn_protocol() != Some(PROTOCOL) {
+        return Err(io::Error::other("the server does not take `sslnegotiation=direct`: PostgreSQL 17 or newer does"));
+    }
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    let binding = certificate.map_or(Binding::NoHash, |certificate| Binding::to(certificate));
+    Ok(Link { socket: Box::new(socket), binding })
+}
+
+fn plain(socket: impl Socket + 'static) -> Link {
+    Link { socket: Box::new(socket), binding: Binding::NoTls }
 }

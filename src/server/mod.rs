@@ -2,15 +2,21 @@
 
 pub mod backup_session;
 pub mod base_backup;
+mod bound;
+pub mod channel_binding;
+mod connect;
 pub mod connection_string;
 pub mod conninfo;
 mod dial;
+pub mod handshake;
+pub mod keep_alive;
 pub mod parameters;
 pub mod receivers;
 pub mod replication;
 pub mod replication_slot;
 pub mod session;
 pub mod surroundings;
+pub mod target_session;
 pub mod timeline_history;
 pub mod tls;
 pub mod wal_stream;
@@ -18,6 +24,7 @@ mod wire;
 
 pub use backup_session::BackupSession;
 pub use base_backup::BaseBackup;
+pub use connect::ConnectError;
 pub use connection_string::ConnectionString;
 pub use conninfo::Conninfo;
 pub use replication::Replication;

@@ -20,6 +20,8 @@ enum Use {
 
 use Use::{Followed, Only, PassedOver};
 
+const TARGETS: [&str; 6] = ["any", "read-write", "read-only", "primary", "standby", "prefer-standby"];
+
 /// Name, environment variable, use.
 const PARAMETERS: [(&str, &str, Use); 53] = [
     ("host", "PGHOST", Followed),
@@ -38,32 +40,32 @@ const PARAMETERS: [(&str, &str, Use); 53] = [
     ("sslmode", "PGSSLMODE", Followed),
     ("sslrootcert", "PGSSLROOTCERT", Followed),
     ("client_encoding", "PGCLIENTENCODING", PassedOver),
-    ("keepalives", "", PassedOver),
-    ("keepalives_idle", "", PassedOver),
-    ("keepalives_interval", "", PassedOver),
-    ("keepalives_count", "", PassedOver),
-    ("tcp_user_timeout", "", PassedOver),
+    ("keepalives", "", Followed),
+    ("keepalives_idle", "", Followed),
+    ("keepalives_interval", "", Followed),
+    ("keepalives_count", "", Followed),
+    ("tcp_user_timeout", "", Followed),
     ("sslcompression", "PGSSLCOMPRESSION", PassedOver),
-    ("sslsni", "PGSSLSNI", PassedOver),
-    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", PassedOver),
+    ("sslsni", "PGSSLSNI", Followed),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Only(&["TLSv1.2", "TLSv1.3"])),
     ("max_protocol_version", "PGMAXPROTOCOLVERSION", PassedOver),
     ("krbsrvname", "PGKRBSRVNAME", PassedOver),
     ("gsslib", "PGGSSLIB", PassedOver),
     ("gssdelegation", "PGGSSDELEGATION", PassedOver),
-    ("load_balance_hosts", "PGLOADBALANCEHOSTS", PassedOver),
+    ("load_balance_hosts", "PGLOADBALANCEHOSTS", Only(&["disable"])),
     ("authtype", "", PassedOver),
     ("tty", "", PassedOver),
-    ("channel_binding", "PGCHANNELBINDING", Only(&["prefer", "disable"])),
+    ("channel_binding", "PGCHANNELBINDING", Only(&["disable", "prefer", "require"])),
     ("gssencmode", "PGGSSENCMODE", Only(&["prefer", "disable"])),
-    ("sslnegotiation", "PGSSLNEGOTIATION", Only(&["postgres"])),
+    ("sslnegotiation", "PGSSLNEGOTIATION", Only(&["postgres", "direct"])),
     ("sslcertmode", "PGSSLCERTMODE", Only(&["allow", "disable"])),
-    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Only(&["TLSv1", "TLSv1.1", "TLSv1.2"])),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Only(&["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"])),
     ("min_protocol_version", "PGMINPROTOCOLVERSION", Only(&["3.0"])),
-    ("target_session_attrs", "PGTARGETSESSIONATTRS", Only(&["any"])),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS", Only(&TARGETS)),
     ("requiressl", "PGREQUIRESSL", Only(&["0"])),
     ("replication", "", Only(&["false", "off", "no", "0"])),
-    ("sslcert", "PGSSLCERT", Only(&[])),
-    ("sslkey", "PGSSLKEY", Only(&[])),
+    ("sslcert", "PGSSLCERT", Followed),
+    ("sslkey", "PGSSLKEY", Followed),
     ("sslpassword", "", Only(&[])),
     ("sslcrl", "PGSSLCRL", Only(&[])),
     ("sslcrldir", "PGSSLCRLDIR", Only(&[])),
@@ -111,24 +113,25 @@ mod tests {
     fn what_would_be_weaker_is_refused_and_the_rest_is_not() {
         let judge = |name: &str, value: &str| check(&[(name.to_owned(), value.to_owned())].into());
         for (name, value) in [
-            ("channel_binding", "require"),
+            ("channel_binding", "always"),
+            ("load_balance_hosts", "random"),
+            ("sslcrl", "/x"),
             ("require_auth", "scram-sha-256"),
-            ("sslcert", "/x"),
             ("gssencmode", "require"),
-            ("target_session_attrs", "read-write"),
-            ("ssl_min_protocol_version", "TLSv1.3"),
-            ("sslnegotiation", "direct"),
+            ("target_session_attrs", "master"),
+            ("ssl_min_protocol_version", "TLSv1.4"),
+            ("sslnegotiation", "ssh"),
             ("requirepeer", "postgres"),
         ] {
             let error = judge(name, value).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
         for (name, value) in [
-            ("channel_binding", "prefer"),
+            ("channel_binding", "require"),
             ("gssencmode", "disable"),
             ("keepalives", "1"),
             ("sslcert", ""),
-            ("target_session_attrs", "any"),
+            ("target_session_attrs", "prefer-standby"),
             ("options", "-c x=y"),
         ] {
             assert!(is_known(name) && judge(name, value).is_ok(), "{name}");

@@ -11,10 +11,12 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
-use super::conninfo::Conninfo;
-use super::dial::dial;
+use super::connect::{self, ConnectError, LogIn};
+use super::conninfo::{Conninfo, Server};
+use super::dial::Link;
 use super::session::ServerError;
-use super::wire::{Refusal, Wire, complaint, refused};
+use super::target_session::Role;
+use super::wire::{Login, Refusal, Wire, complaint, refused};
 use crate::postgres::{ClusterIdent, Lsn, Malformed, PgMajor, SegmentSize, SystemId, TimelineId};
 
 /// A connection to a walsender; it ends when this is dropped.
@@ -56,22 +58,40 @@ pub struct ServerShape {
 /// For questions that are answered at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-impl Replication {
-    /// Connects and logs in.
-    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
-        let failed = |why: String| {
-            ServerError(format!("cannot connect to PostgreSQL for replication ({}): {why}", conninfo.describe()))
-        };
-        let (socket, server) = dial(conninfo).await.map_err(failed)?;
-        let mut wire = Wire::new(socket);
+impl LogIn for Replication {
+    const PURPOSE: &'static str = " for replication";
+
+    async fn log_in(link: Link, server: &Server, conninfo: &Conninfo) -> Result<Self, ServerError> {
+        let mut wire = Wire::new(link.socket);
         let name = conninfo.application_name.as_deref().unwrap_or("pgark");
         // A connection that waits for an archiver is not idle. Of what the server leaves out it warns.
         let options = conninfo.options.as_deref().unwrap_or_default();
         let options = format!("{options} -c idle_session_timeout=0 -c client_min_messages=warning");
         let parameters = [("replication", "true"), ("application_name", name), ("options", options.trim_start())];
-        let settings = wire.log_in(&conninfo.user, server.password.as_deref(), &parameters).await;
-        let settings = settings.map_err(|e| failed(e.0))?;
+        let login = Login {
+            user: &conninfo.user,
+            password: server.password.as_deref(),
+            channel_binding: conninfo.channel_binding,
+            binding: &link.binding,
+        };
+        let settings = wire.log_in(login, &parameters).await?;
         Ok(Replication { wire, settings })
+    }
+
+    async fn role(&mut self) -> Result<Role, ServerError> {
+        if let Some(role) = Role::reported(|name| self.settings.get(name).map(String::as_str)) {
+            return Ok(role);
+        }
+        let is_standby = self.show("in_hot_standby").await? == "on";
+        let is_read_only = is_standby || self.show("default_transaction_read_only").await? == "on";
+        Ok(Role { is_standby, is_read_only })
+    }
+}
+
+impl Replication {
+    /// Connects to the first server that fits, and logs in.
+    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ConnectError> {
+        connect::connect(conninfo).await
     }
 
     /// Asks who the server is.

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{self, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::bound::{Bound, HasTls};
+use super::channel_binding::{Binding, ChannelBinding};
+use super::connect::{self, ConnectError, LogIn};
 use super::conninfo::{Conninfo, Server};
+use super::dial::Link;
 use super::receivers::Receiving;
-use super::tls::{Tls, client_config};
+use super::target_session::Role;
 use crate::postgres::{SystemId, WalName};
 
 /// The server did not do what it was asked.
@@ -20,6 +23,7 @@ pub struct ServerError(pub String);
 /// A connection; it ends when this is dropped.
 pub struct Session {
     client: Client,
+    reported: Option<Role>,
 }
 
 /// What `pg_stat_archiver` and a few settings say.
@@ -77,36 +81,37 @@ pub struct Archiver {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Session {
-    /// Connects.
-    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ServerError> {
-        let describe = conninfo.describe();
-        let failed = |why: String| ServerError(format!("cannot connect to PostgreSQL ({describe}): {why}"));
-        let tls = client_config(&conninfo.tls).map_err(|e| failed(e.to_string()))?;
-        let patience = conninfo.connect_timeout.unwrap_or(PATIENCE);
-        let mut last = "no server is named".to_owned();
-        for server in &conninfo.servers {
-            let config = configure(conninfo, server);
-            let connecting = config.connect(MakeRustlsConnect::new(tls.clone()));
-            let (client, connection) = match timeout(patience, connecting).await {
-                Ok(Ok(connected)) => connected,
-                Ok(Err(error)) => {
-                    last = reason(&error);
-                    continue;
-                }
-                Err(_) => {
-                    last = format!("no answer within {} s", patience.as_secs());
-                    continue;
-                }
-            };
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!("the connection to PostgreSQL ended: {error}");
-                }
-            });
-            return Ok(Session { client });
+impl LogIn for Session {
+    const PURPOSE: &'static str = "";
+
+    async fn log_in(link: Link, server: &Server, conninfo: &Conninfo) -> Result<Self, ServerError> {
+        let config = configure(conninfo, server, &link.binding);
+        let connecting = config.connect_raw(Bound(link), HasTls);
+        let (client, connection) = connecting.await.map_err(|e| ServerError(reason(&e)))?;
+        let reported = Role::reported(|name| connection.parameter(name));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to PostgreSQL ended: {error}");
+            }
+        });
+        Ok(Session { client, reported })
+    }
+
+    async fn role(&mut self) -> Result<Role, ServerError> {
+        if let Some(role) = self.reported {
+            return Ok(role);
         }
-        Err(failed(last))
+        let sql = "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'";
+        let row = self.one(sql).await?;
+        let told = |at: usize| row.try_get::<_, bool>(at).map_err(|e| ServerError(reason(&e)));
+        Ok(Role { is_standby: told(0)?, is_read_only: told(1)? })
+    }
+}
+
+impl Session {
+    /// Connects to the first server that fits.
+    pub async fn connect(conninfo: &Conninfo) -> Result<Self, ConnectError> {
+        connect::connect(conninfo).await
     }
 
     /// Asks for everything that `check` judges. `slot` is a receiver's.
@@ -201,12 +206,9 @@ fn wal_name(row: &tokio_postgres::Row, at: usize) -> Result<WalName, ServerError
     name.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
 }
 
-fn configure(conninfo: &Conninfo, server: &Server) -> Config {
+fn configure(conninfo: &Conninfo, server: &Server, binding: &Binding) -> Config {
     let mut config = Config::new();
-    config.host(&server.host).port(server.port).user(&conninfo.user).dbname(&conninfo.database);
-    if let Some(address) = server.address {
-        config.hostaddr(address);
-    }
+    config.user(&conninfo.user).dbname(&conninfo.database);
     config.application_name(conninfo.application_name.as_deref().unwrap_or("pgark"));
     if let Some(options) = &conninfo.options {
         config.options(options);
@@ -214,12 +216,18 @@ fn configure(conninfo: &Conninfo, server: &Server) -> Config {
     if let Some(password) = &server.password {
         config.password(password);
     }
-    config.ssl_mode(match &conninfo.tls {
-        _ if server.is_socket() => SslMode::Disable,
-        Tls::Off => SslMode::Disable,
-        Tls::IfOffered => SslMode::Prefer,
-        Tls::Encrypted | Tls::VerifyAuthority(_) | Tls::VerifyHost(_) => SslMode::Require,
+    config.channel_binding(match conninfo.channel_binding {
+        ChannelBinding::Disable => config::ChannelBinding::Disable,
+        ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+        ChannelBinding::Require => config::ChannelBinding::Require,
     });
+    // The link has its TLS already: there is nothing to ask the server for.
+    match binding {
+        Binding::NoTls => config.ssl_mode(SslMode::Disable),
+        Binding::NoHash | Binding::EndPoint(_) => {
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct)
+        }
+    };
     config
 }
 

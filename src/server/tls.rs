@@ -7,9 +7,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion, version};
+
+use super::handshake::{Handshake, Identity};
 
 /// What is asked of TLS.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,23 +49,41 @@ impl std::fmt::Debug for Tls {
     }
 }
 
+/// What PostgreSQL calls its protocol, so that no server of another one is taken for it.
+pub(super) const PROTOCOL: &[u8] = b"postgresql";
+
 /// The configuration for this.
-pub fn client_config(tls: &Tls) -> io::Result<ClientConfig> {
+pub fn client_config(tls: &Tls, handshake: &Handshake) -> io::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    Ok(match tls {
-        Tls::VerifyHost(roots) => builder.with_root_certificates(trusted(roots)?).with_no_client_auth(),
-        Tls::VerifyAuthority(roots) => {
-            let verifier = Verifier { provider, roots: Some(trusted(roots)?) };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+    let versions: [(bool, &'static SupportedProtocolVersion); 2] =
+        [(handshake.takes_1_3, &version::TLS13), (handshake.takes_1_2, &version::TLS12)];
+    let versions: Vec<_> = versions.into_iter().filter(|(takes, _)| *takes).map(|(_, version)| version).collect();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_protocol_versions(&versions).map_err(io::Error::other)?;
+    let unnamed =
+        |roots| builder.clone().dangerous().with_custom_certificate_verifier(Arc::new(Verifier { provider, roots }));
+    let builder = match tls {
+        Tls::VerifyHost(roots) => builder.with_root_certificates(trusted(roots)?),
+        Tls::VerifyAuthority(roots) => unnamed(Some(trusted(roots)?)),
+        Tls::Off | Tls::IfOffered | Tls::Encrypted => unnamed(None),
+    };
+    let mut config = match &handshake.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = own(identity).map_err(|e| io::Error::other(format!("our own certificate: {e}")))?;
+            builder.with_client_auth_cert(chain, key).map_err(io::Error::other)?
         }
-        Tls::Off | Tls::IfOffered | Tls::Encrypted => {
-            let verifier = Verifier { provider, roots: None };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
-        }
-    })
+    };
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.enable_sni = handshake.tells_name;
+    Ok(config)
+}
+
+type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn own(identity: &Identity) -> Result<Own, rustls::pki_types::pem::Error> {
+    let chain = CertificateDer::pem_slice_iter(&identity.chain).collect::<Result<_, _>>()?;
+    Ok((chain, PrivateKeyDer::from_pem_slice(&identity.key)?))
 }
 
 fn trusted(roots: &Roots) -> io::Result<RootCertStore> {

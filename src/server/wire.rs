@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::backend::{COPY_OUT_RESPONSE_TAG, ErrorFields, Header, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::channel_binding::{Binding, ChannelBinding};
 use super::dial::Socket;
 use super::session::ServerError;
 
@@ -56,6 +57,15 @@ impl From<Refusal> for ServerError {
             Refusal::Broken(error) => error,
         }
     }
+}
+
+/// Who logs in, and how it is proven.
+#[derive(Clone, Copy)]
+pub(super) struct Login<'a> {
+    pub(super) user: &'a str,
+    pub(super) password: Option<&'a str>,
+    pub(super) channel_binding: ChannelBinding,
+    pub(super) binding: &'a Binding,
 }
 
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
@@ -115,13 +125,12 @@ impl Wire {
     /// Logs in with these parameters besides the user; what the server then says of its settings.
     pub(super) async fn log_in(
         &mut self,
-        user: &str,
-        password: Option<&str>,
+        login: Login<'_>,
         parameters: &[(&str, &str)],
     ) -> Result<BTreeMap<String, String>, ServerError> {
-        let all = [("user", user)].into_iter().chain(parameters.iter().copied());
+        let all = [("user", login.user)].into_iter().chain(parameters.iter().copied());
         self.send(|out| frontend::startup_message(all, out)).await?;
-        self.authenticate(user, password).await?;
+        self.authenticate(login).await?;
         let mut settings = BTreeMap::new();
         loop {
             match self.next(PATIENCE).await? {
@@ -136,25 +145,26 @@ impl Wire {
         }
     }
 
-    async fn authenticate(&mut self, user: &str, password: Option<&str>) -> Result<(), ServerError> {
-        let password =
-            || password.ok_or_else(|| ServerError("the server wants a password, and none is set".to_owned()));
+    async fn authenticate(&mut self, login: Login<'_>) -> Result<(), ServerError> {
+        let no_password = || ServerError("the server wants a password, and none is set".to_owned());
+        let password = || login.password.ok_or_else(no_password);
         match self.next(PATIENCE).await? {
-            Message::AuthenticationOk => return Ok(()),
+            Message::AuthenticationOk => return login.unbound(),
             Message::AuthenticationCleartextPassword => {
+                login.unbound()?;
                 let password = password()?;
                 self.send(|out| frontend::password_message(password.as_bytes(), out)).await?;
             }
             Message::AuthenticationMd5Password(body) => {
-                let answer = md5_hash(user.as_bytes(), password()?.as_bytes(), body.salt());
+                login.unbound()?;
+                let answer = md5_hash(login.user.as_bytes(), password()?.as_bytes(), body.salt());
                 self.send(|out| frontend::password_message(answer.as_bytes(), out)).await?;
             }
             Message::AuthenticationSasl(body) => {
-                let mut mechanisms = body.mechanisms();
-                if !mechanisms.any(|each| Ok(each == SCRAM_SHA_256)).map_err(malformed)? {
-                    return Err(ServerError("the server offers no way to log in that pgark knows".to_owned()));
-                }
-                self.scram(password()?).await?;
+                let mechanisms: Vec<String> =
+                    body.mechanisms().map(|name| Ok(name.to_owned())).collect().map_err(malformed)?;
+                let (mechanism, binding) = login.mechanism(&mechanisms)?;
+                self.scram(password()?, mechanism, binding).await?;
             }
             other => return Err(refused(other)),
         }
@@ -164,10 +174,14 @@ impl Wire {
         }
     }
 
-    /// Without channel binding: the one who listens in is kept out by `sslmode=verify-full`.
-    async fn scram(&mut self, password: &str) -> Result<(), ServerError> {
-        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-        self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
+    async fn scram(
+        &mut self,
+        password: &str,
+        mechanism: &str,
+        binding: sasl::ChannelBinding,
+    ) -> Result<(), ServerError> {
+        let mut scram = ScramSha256::new(password.as_bytes(), binding);
+        self.send(|out| frontend::sasl_initial_response(mechanism, scram.message(), out)).await?;
         match self.next(PATIENCE).await? {
             Message::AuthenticationSaslContinue(body) => scram.update(body.data()).map_err(malformed)?,
             other => return Err(refused(other)),
@@ -176,6 +190,41 @@ impl Wire {
         match self.next(PATIENCE).await? {
             Message::AuthenticationSaslFinal(body) => scram.finish(body.data()).map_err(malformed),
             other => Err(refused(other)),
+        }
+    }
+}
+
+impl Login<'_> {
+    /// A login that is not bound to the connection.
+    fn unbound(&self) -> Result<(), ServerError> {
+        match self.channel_binding {
+            ChannelBinding::Disable | ChannelBinding::Prefer => Ok(()),
+            ChannelBinding::Require => Err(ServerError(
+                "`channel_binding=require`, and the server asks for no login that can be bound to the connection: it \
+                 needs `scram-sha-256` in its pg_hba.conf, and a password that is stored so"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Which of those that the server offers. It is told, too, that we could have bound the login: one who takes an offer out on
+    /// its way is found out so.
+    fn mechanism(&self, offered: &[String]) -> Result<(&'static str, sasl::ChannelBinding), ServerError> {
+        let offers = |mechanism: &str| offered.iter().any(|each| each == mechanism);
+        let hash = match self.binding {
+            Binding::EndPoint(hash) if self.channel_binding != ChannelBinding::Disable => Some(hash),
+            _ => None,
+        };
+        match hash {
+            Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
+                return Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash.clone())));
+            }
+            _ => self.unbound()?,
+        }
+        match (offers(SCRAM_SHA_256), hash) {
+            (true, Some(_)) => Ok((SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
+            (true, None) => Ok((SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
+            (false, _) => Err(ServerError("the server offers no way to log in that pgark knows".to_owned())),
         }
     }
 }
@@ -240,7 +289,9 @@ mod tests {
 
     async fn log_in(bytes: &[u8], password: &str) -> Result<BTreeMap<String, String>, String> {
         let password = Some(password).filter(|password| !password.is_empty());
-        said(bytes, true).await.log_in("me", password, &[("replication", "true")]).await.map_err(|e| e.0)
+        let (channel_binding, binding) = (ChannelBinding::Prefer, &Binding::NoTls);
+        let login = Login { user: "me", password, channel_binding, binding };
+        said(bytes, true).await.log_in(login, &[("replication", "true")]).await.map_err(|e| e.0)
     }
 
     #[tokio::test(start_paused = true)]
@@ -287,5 +338,49 @@ mod tests {
         // Who cannot prove to know the password, too, is not the server.
         let liar = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"[..], b"R\0\0\0\x08\0\0\0\0"].concat();
         assert!(log_in(&liar, "x").await.is_err());
+    }
+
+    #[test]
+    fn a_login_is_bound_wherever_it_can_be() {
+        use {Binding::*, ChannelBinding::*};
+        let (plain, both, none) = ("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS SCRAM-SHA-256", "OTHER");
+        let hash = EndPoint(b"hash".to_vec());
+        for (channel_binding, binding, offered, chosen) in [
+            (Prefer, &hash, both, Some((SCRAM_SHA_256_PLUS, "p=tls-server-end-point,,"))),
+            (Require, &hash, both, Some((SCRAM_SHA_256_PLUS, "p=tls-server-end-point,,"))),
+            (Disable, &hash, both, Some((SCRAM_SHA_256, "n,,"))),
+            // The server is told that the offer did not arrive.
+            (Prefer, &hash, plain, Some((SCRAM_SHA_256, "y,,"))),
+            (Disable, &hash, plain, Some((SCRAM_SHA_256, "n,,"))),
+            (Require, &hash, plain, None),
+            (Prefer, &NoHash, both, Some((SCRAM_SHA_256, "n,,"))),
+            (Require, &NoHash, both, None),
+            (Prefer, &NoTls, plain, Some((SCRAM_SHA_256, "n,,"))),
+            (Require, &NoTls, plain, None),
+            (Prefer, &hash, none, None),
+        ] {
+            let login = Login { user: "me", password: None, channel_binding, binding };
+            let offered: Vec<String> = offered.split(' ').map(str::to_owned).collect();
+            let found = login.mechanism(&offered).ok().map(|(mechanism, binding)| {
+                let first = ScramSha256::new(b"x", binding).message().to_vec();
+                (mechanism, String::from_utf8(first).unwrap())
+            });
+            let found = found.as_ref().map(|(mechanism, first)| (*mechanism, first.split("n=").next().unwrap()));
+            assert_eq!(found, chosen, "{channel_binding:?} {binding:?} {offered:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_password_leaves_for_a_login_that_must_be_bound() {
+        let binding = &Binding::EndPoint(b"hash".to_vec());
+        let login = Login { user: "me", password: Some("x"), channel_binding: ChannelBinding::Require, binding };
+        let ready = [AUTHENTICATED, b"Z\0\0\0\x05I"].concat();
+        let scram = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"[..], &ready].concat();
+        let md5 = [&b"R\0\0\0\x0c\0\0\0\x05salt"[..], &ready].concat();
+        let cleartext = [&b"R\0\0\0\x08\0\0\0\x03"[..], &ready].concat();
+        for bytes in [ready, scram, md5, cleartext] {
+            let error = said(&bytes, true).await.log_in(login, &[]).await.unwrap_err();
+            assert!(error.0.contains("channel_binding=require"), "{error}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::program::{Call, finish};
 use crate::repository::Repository;
 
 /// What the line `server` of `check` says.
-fn server_line(call: Call) -> String {
+pub fn server_line(call: Call) -> String {
     let outcome = call.run();
     line(&outcome.stdout)
 }
@@ -22,7 +22,7 @@ fn line(stdout: &str) -> String {
     found.unwrap_or_else(|| panic!("{stdout}")).to_owned()
 }
 
-fn check(repository: &Repository, conninfo: &str) -> Call {
+pub fn check(repository: &Repository, conninfo: &str) -> Call {
     Call::new(["check", "--no-switch"]).impatient().envs(repository.env()).env("PGARK_CLUSTER__CONNINFO", conninfo)
 }
 

@@ -29,7 +29,7 @@ pub use self::{
     basebackup::{BaseBackup, verify_directory},
     builder::ClusterBuilder,
     cluster::{Cluster, StopMode},
-    installation::{Installation, Program},
+    installation::{Installation, Program, run},
     integrity::{integrity, unexplained},
     recovery::{Recovery, RecoveryTarget},
     sql::{Client, Endpoint, Rows},
