@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -110,7 +110,12 @@ fn a_login_is_bound_to_certificates_of_all_kinds() {
             of_openssl(&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-sha512"]),
             true,
         ),
-        ("Ed25519", of_rcgen(&PKCS_ED25519), false),
+        (
+            "RSA-PSS with SHA-384",
+            of_openssl(&["-newkey", "rsa:2048", "-sha384", "-sigopt", "rsa_padding_mode:pss"]),
+            true,
+        ),
+        ("Ed25519", of_openssl(&["-newkey", "ed25519"]), false),
     ] {
         server.shows(&pair);
         for (binding, works) in [("disable", true), ("prefer", true), ("require", can)] {
@@ -250,6 +255,8 @@ fn certificates_of_clients_and_versions_of_tls() {
     let scram =
         |rest: &str| connects(&repository, &conninfo(server.port(), "scram", &format!("sslmode=require {rest}")));
     scram("ssl_min_protocol_version=TLSv1.3").unwrap();
+    let direct = scram("sslnegotiation=direct channel_binding=require");
+    assert_eq!(direct.is_ok(), server.cluster.installation().major >= 17, "{direct:?}");
     scram("ssl_max_protocol_version=TLSv1.2").unwrap();
     server.cluster.configure("ssl_max_protocol_version = 'TLSv1.2'");
     server.shows(&pair);

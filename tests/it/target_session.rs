@@ -42,7 +42,7 @@ fn streams_from(cluster: &Cluster) -> bool {
 #[test]
 fn the_server_that_is_wanted_is_taken() {
     for installation in Installation::all_wanted() {
-        let primary = Cluster::builder().installation(installation).start();
+        let primary = Cluster::builder().installation(installation).conf("archive_mode = off").start();
         let standby = standby_of(&primary);
         let frozen = Cluster::builder().installation(installation).conf("default_transaction_read_only = on").start();
         let repository = Repository::local();
@@ -69,9 +69,8 @@ fn the_server_that_is_wanted_is_taken() {
             let said = server_line(check(&repository, &conninfo));
             assert_eq!(said.starts_with("OK"), refusal.is_none(), "{name}: {said}");
             assert!(said.contains(refusal.unwrap_or_default()), "{name}: {said}");
-            // A walsender says the same of itself. It is asked for a backup that nothing comes of.
-            let remote = Call::new(["basebackup", "--remote", "--label", "two\nlines"]).impatient();
-            let remote = remote.envs(repository.env()).env("PGARK_CLUSTER__CONNINFO", conninfo).run();
+            // A walsender says the same of itself. What it is asked for does not matter.
+            let remote = receive(&repository, &conninfo, &["--once-to", "0/1"]).run();
             let refused = remote.stderr.contains("cannot connect to PostgreSQL for replication");
             assert_eq!(refused, refusal.is_some(), "{name}: {remote:?}");
             assert!(remote.stderr.contains(refusal.unwrap_or_default()), "{name}: {remote:?}");
@@ -112,7 +111,7 @@ fn a_server_that_says_nothing_is_passed() {
 fn a_failover_is_followed_to_the_new_primary() {
     for target in ["primary", "read-write"] {
         let repository = Repository::s3();
-        let primary = Cluster::builder().conf("wal_keep_size = '1GB'").start();
+        let primary = Cluster::builder().conf("wal_keep_size = '1GB'").conf("archive_mode = off").start();
         let ledger = Ledger::create(&primary);
         let standby = standby_of(&primary);
         let both = conninfo(&[&primary, &standby], &format!("target_session_attrs={target}"));
