@@ -63,7 +63,8 @@ impl Receiver<'_> {
                 "drop it and make it again, or use `--create-slot`; `max_slot_wal_keep_size` bounds what a slot may keep",
             )));
         }
-        let mut server = Replication::connect(&self.settings.conninfo).await?;
+        let conninfo = self.place.as_ref().map_or(&self.settings.conninfo, |place| &place.conninfo);
+        let mut server = Replication::connect(conninfo).await?;
         let major = server.shape().await?.ident.major;
         // Before PostgreSQL 15 nothing tells a lost slot from one of another kind: that one may be somebody else's.
         if !matches!(server.slot(major, name).await?, Slot::There(_)) {

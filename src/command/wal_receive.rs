@@ -153,6 +153,8 @@ pub(super) struct Receiver<'a> {
 }
 
 pub(super) struct Place {
+    /// How the server is reached that was asked: what one server of several has removed says nothing about the others.
+    pub(super) conninfo: Conninfo,
     generation: Generation,
     making: Making,
     pub(super) timeline: TimelineId,
@@ -220,7 +222,8 @@ impl Receiver<'_> {
         }
         let (timeline, from, reaches, streams_from) = (start.timeline, start.from, start.reaches, start.streams_from);
         let compares = streams_from < from;
-        self.place = Some(Place { generation, making: making.clone(), timeline, from, reaches, compares });
+        let conninfo = server.same_server(&settings.conninfo);
+        self.place = Some(Place { conninfo, generation, making: making.clone(), timeline, from, reaches, compares });
         self.progress.change(|state| {
             (state.timeline, state.received, state.durable, state.server_end) =
                 (Some(timeline), from, from, now.flushed);
@@ -320,7 +323,7 @@ impl Receiver<'_> {
 
     async fn pass_gap(&mut self, why: String) -> Result<(), Halt> {
         let Some(place) = &self.place else { return Ok(()) };
-        let conninfo = &self.settings.conninfo;
+        let conninfo = &place.conninfo;
         let whereto = (&self.repository, place.generation);
         let wanted = (place.timeline, place.from, place.reaches);
         let passed = receive_gap::pass(conninfo, whereto, &place.making, wanted, why, &self.store_trouble).await?;

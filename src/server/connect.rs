@@ -35,7 +35,7 @@ pub(super) trait LogIn: Sized + Send {
     /// What is connected for, for messages.
     const PURPOSE: &'static str;
 
-    /// Logs in.
+    /// Logs in. The server has the address that was reached.
     fn log_in(
         link: Link,
         server: &Server,
@@ -91,7 +91,8 @@ async fn attempt<C: LogIn>(
         if let Some(why) = conninfo.channel_binding.refuses(&link.binding) {
             return Err(why.to_owned());
         }
-        let mut connection = C::log_in(link, server, conninfo).await.map_err(|e| e.0)?;
+        let reached = Server { address: place.address().or(server.address), ..server.clone() };
+        let mut connection = C::log_in(link, &reached, conninfo).await.map_err(|e| e.0)?;
         let unwanted = match target {
             TargetSession::Any => None,
             _ => target.refuses(connection.role().await.map_err(|e| e.0)?),

@@ -1,7 +1,7 @@
 //! The way to a server: a socket, and TLS on top.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +34,13 @@ pub(super) enum Place {
 }
 
 impl Place {
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Place::Path(_) => None,
+            Place::Address(address) => Some(address.ip()),
+        }
+    }
+
     pub(super) fn describe(&self, server: &Server) -> String {
         match self {
             Place::Address(address) if address.ip().to_string() != server.host => {

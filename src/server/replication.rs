@@ -23,6 +23,7 @@ use crate::postgres::{ClusterIdent, Lsn, Malformed, PgMajor, SegmentSize, System
 pub struct Replication {
     pub(super) wire: Wire,
     settings: BTreeMap<String, String>,
+    server: Server,
 }
 
 /// `IDENTIFY_SYSTEM`
@@ -75,7 +76,7 @@ impl LogIn for Replication {
             binding: &link.binding,
         };
         let settings = wire.log_in(login, &parameters).await?;
-        Ok(Replication { wire, settings })
+        Ok(Replication { wire, settings, server: server.clone() })
     }
 
     async fn role(&mut self) -> Result<Role, ServerError> {
@@ -92,6 +93,11 @@ impl Replication {
     /// Connects to the first server that fits, and logs in.
     pub async fn connect(conninfo: &Conninfo) -> Result<Self, ConnectError> {
         connect::connect(conninfo).await
+    }
+
+    /// How this very server is reached again, and no other one of a list.
+    pub fn same_server(&self, conninfo: &Conninfo) -> Conninfo {
+        Conninfo { servers: vec![self.server.clone()], ..conninfo.clone() }
     }
 
     /// Asks who the server is.
