@@ -231,6 +231,8 @@ impl Receiver<'_> {
         if let Some(to) = settings.once_to.filter(|to| *to <= from && self.onwards.is_none()) {
             return if start.goes_on { Ok(None) } else { Err(never_stored(to, from)) };
         }
+        // The server has written more since it was asked, and another receiver may have stored that already.
+        let now = if from > now.flushed { server.identify_system().await? } else { now };
         refuse_ahead(now, shape, timeline, from)?;
         let Some(stream) = server.start_wal(Some(&settings.slot), timeline, streams_from).await? else {
             let message = format!("PostgreSQL has no WAL of timeline {} at {from}", timeline.get());

@@ -263,9 +263,9 @@ fn deaths(world: &mut World, kills: u32, restarts: u32) {
         kills = kills.max(world.receiver.kills);
         restarts = restarts.max(world.restarts);
         world.receiver.run(&mut world.random);
-        let latency = world.random.random_range(0..60);
+        let latency = world.random.random_range(0..40);
         world.repository.double().latency(Duration::from_millis(latency));
-        world.pause(400);
+        world.pause(300);
         let (dies, falls) = (world.receiver.kills < kills, world.restarts < restarts);
         match world.random.random_range(0..4) {
             // Only the receiver.
