@@ -72,7 +72,8 @@ pub(super) struct Complaints(Mutex<Option<Instant>>);
 
 const SAY_EVERY: Duration = Duration::from_secs(30);
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Commits may wait for the end of it, as they do for PostgreSQL's own receivers (`wal_retrieve_retry_interval`).
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl Complaints {
     /// Says what is wrong, unless that was done a moment ago.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::failure::{Failure, FailureKind};
 use super::receive_endings::NOTHING_IS_LOST;
 use super::receive_gap::{self, Onwards};
-use super::receive_halt::{Complaints, Halt, pauses};
+use super::receive_halt::{Complaints, Halt, LONGEST_PAUSE, pauses};
 use super::receive_progress::ReceiveProgress;
 use super::receive_segment::Making;
 use super::receive_start::{self, Start};
@@ -131,7 +131,6 @@ fn stopped(progress: &ReceiveProgress) -> Result<Received, Failure> {
     Err(Failure::new(FailureKind::Deadline, message).with_hint(NOTHING_IS_LOST))
 }
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Another receiver that stores nothing for this long, or five times `flush`, counts as gone.
 const OTHER_IS_GONE: Duration = Duration::from_secs(10);
 
