@@ -92,8 +92,8 @@ enum Feed {
 struct Told {
     /// The latest commit since the last time.
     last_commit: Option<Timestamp>,
-    /// Digest of all that came.
-    sha256: Sha256,
+    /// Digest of all that came, unless the segment cannot be put together.
+    sha256: Option<Sha256>,
 }
 
 /// A piece that is cut and not packed yet.
@@ -287,7 +287,7 @@ impl Draft {
         let told = self.told.await.ok();
         let last_commit = told.as_ref().and_then(|told| told.last_commit);
         let (pieces, stored) = self.stored;
-        let so_far = told.map(|told| SoFar { pieces, stored, sha256: told.sha256 });
+        let so_far = told.and_then(|told| Some(SoFar { pieces, stored, sha256: told.sha256? }));
         let origin = PieceOrigin {
             segment: self.segment,
             offset: self.offset,
@@ -313,28 +313,42 @@ pub(super) async fn packed<T>(packing: JoinHandle<Result<T, Failure>>) -> Result
     packing.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the thread that compresses failed")))
 }
 
+/// A large segment grows in a file.
+fn not_grown(name: SegmentName, error: &std::io::Error) -> Failure {
+    Failure::new(FailureKind::LocalIo, format!("`{name}` cannot be put together: {error}"))
+        .with_hint("make room there, or set `TMPDIR` to a directory with room for three compressed segments")
+}
+
 fn cannot_pack(error: std::io::Error) -> Failure {
     Failure::new(FailureKind::Internal, format!("WAL cannot be compressed: {error}"))
 }
 
-/// The thread that compresses a segment. It fails when the segment never becomes whole; nobody asks then.
+/// The thread that compresses a segment. It fails when the segment never becomes whole; nobody asks then. Where it fails before,
+/// as on a full disk, pieces go on being made: commits may wait for them.
 fn pack(making: Making, name: SegmentName, mut inbox: mpsc::Receiver<Feed>) -> Result<WalObject, Failure> {
     let size = making.size.bytes();
     let limit = if size <= IN_MEMORY { usize::MAX } else { GROWS_TO };
     let growing = Growing::new(WalObject::ROOM, limit, making.place.clone());
-    let mut packer = Packer::into(growing, size, making.level).map_err(cannot_pack)?;
+    let mut packer = Packer::into(growing, size, making.level).map_err(cannot_pack);
     let mut indexer = WalIndexer::new(making.ident.major);
     let mut told = None;
     while let Some(feed) = inbox.blocking_recv() {
         match feed {
             Feed::Bytes(bytes) => {
-                packer.push(&bytes).map_err(cannot_pack)?;
+                if let Ok(growing) = &mut packer
+                    && let Err(error) = growing.push(&bytes)
+                {
+                    let failure = not_grown(name, &error);
+                    tracing::error!("{failure}; its pieces are stored, and it is tried again when it is full");
+                    packer = Err(failure);
+                }
                 indexer.feed(&bytes);
             }
             Feed::Tell(tell) => {
                 let latest = indexer.latest_commit();
                 let last_commit = latest.filter(|_| latest != told);
-                tell.send(Told { last_commit, sha256: packer.so_far().sha256 }).ok();
+                let sha256 = packer.as_ref().ok().map(|packer| packer.so_far().sha256);
+                tell.send(Told { last_commit, sha256 }).ok();
                 told = latest;
             }
             Feed::Stored => told = indexer.latest_commit(),
@@ -347,7 +361,7 @@ fn pack(making: Making, name: SegmentName, mut inbox: mpsc::Receiver<Feed>) -> R
         written: Timestamp::now(),
         writer: making.writer,
     };
-    let (growing, plain) = packer.finish_into().map_err(cannot_pack)?;
+    let (growing, plain) = packer?.finish_into().map_err(cannot_pack)?;
     let object = WalObject::build_grown(provenance, growing.finish(), plain, Some(indexer.finish()));
     object.map_err(|e: RepoError| e.into())
 }

@@ -55,6 +55,8 @@ pub(super) struct Connection<'a> {
     pub(super) full_since: Option<Instant>,
     /// The server does not hear us any more, since then: what it has sent before is still read.
     pub(super) lost: Option<(Instant, Failure)>,
+    /// Where pieces end that the store was found to have, behind what is still under way.
+    equal: Option<Lsn>,
 }
 
 /// Segments on their way to the store, besides the one that arrives.
@@ -95,6 +97,7 @@ impl<'a> Connection<'a> {
             heard: now,
             full_since: None,
             lost: None,
+            equal: None,
         }
     }
 
@@ -221,9 +224,8 @@ impl<'a> Connection<'a> {
                 0 => self.put_segment(segment),
                 _ => self.segment = Some(segment),
             }
-            if let Some(equal) = equal.filter(|_| self.uploads.is_empty()) {
-                self.settle(equal).await;
-            }
+            self.equal = equal.or(self.equal);
+            self.settle_equal().await;
         }
         Ok(())
     }
@@ -292,7 +294,17 @@ impl<'a> Connection<'a> {
             self.cleaning.spawn(async move { store.delete_tail(name).await });
         }
         self.settle(durable).await;
+        self.settle_equal().await;
         Ok(())
+    }
+
+    /// What was found to be stored is durable up to its end when all before it is.
+    async fn settle_equal(&mut self) {
+        if self.uploads.is_empty()
+            && let Some(equal) = self.equal.take()
+        {
+            self.settle(equal).await;
+        }
     }
 
     async fn settle(&mut self, durable: Lsn) {

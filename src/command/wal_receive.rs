@@ -13,7 +13,7 @@ use super::failure::{Failure, FailureKind};
 use super::receive_endings::NOTHING_IS_LOST;
 use super::receive_gap::{self, Onwards};
 use super::receive_halt::{Complaints, Halt, LONGEST_PAUSE, pauses};
-use super::receive_progress::ReceiveProgress;
+use super::receive_progress::{ReceiveProgress, ReceiveState};
 use super::receive_segment::Making;
 use super::receive_start::{self, Start};
 use super::receive_store::ReceivingStore;
@@ -83,14 +83,15 @@ pub async fn run(
         looked_again: None,
     };
     let mut pauses = Box::new(pauses()) as Box<dyn Iterator<Item = Duration> + Send>;
-    let mut connections = 0;
+    let mut furthest = Lsn::INVALID;
     // A spare has seen that everything is in order but that somebody else is at work.
     let mut was_spare = false;
     loop {
         let ended = receiver.stream(&mut stop).await;
-        let known = std::mem::replace(&mut connections, progress.now().connections);
-        if known != connections {
-            pauses = Box::new(self::pauses());
+        let ReceiveState { connections, durable, .. } = progress.now();
+        // What fails at the same place again and again is not tried without end and pause.
+        if durable > furthest {
+            (furthest, pauses) = (durable, Box::new(self::pauses()));
         }
         let failure = match ended {
             // What is behind a gap is durable, but not everything before it.

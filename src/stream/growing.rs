@@ -36,12 +36,11 @@ impl Growing {
 
 impl Write for Growing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let in_place =
+            |e: io::Error| io::Error::new(e.kind(), format!("no temporary file in `{}`: {e}", self.place.display()));
         if let Grown::Memory(held) = &mut self.grown
             && held.len() + bytes.len() > self.limit.max(self.room)
         {
-            let in_place = |e: io::Error| {
-                io::Error::new(e.kind(), format!("no temporary file in `{}`: {e}", self.place.display()))
-            };
             let mut file = tempfile::tempfile_in(&self.place).map_err(in_place)?;
             file.write_all(&held[self.room..]).map_err(in_place)?;
             self.grown = Grown::File(file, (held.len() - self.room) as u64);
@@ -49,7 +48,7 @@ impl Write for Growing {
         match &mut self.grown {
             Grown::Memory(held) => held.extend_from_slice(bytes),
             Grown::File(file, length) => {
-                file.write_all(bytes)?;
+                file.write_all(bytes).map_err(in_place)?;
                 *length += bytes.len() as u64;
             }
         }

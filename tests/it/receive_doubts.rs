@@ -303,3 +303,31 @@ fn large_segments_are_not_held_in_memory() {
         }
     }
 }
+
+/// The disk for large segments is full, or not there: pieces are stored all the same, and commits do not wait.
+#[test]
+fn without_room_for_large_segments_pieces_go_on() {
+    let repository = Repository::s3();
+    let cluster = Cluster::builder().wal_segment_mib(64).conf("wal_keep_size = '1GB'").start();
+    let nowhere = call(&repository, &cluster, &["--flush", "100ms"]).env("TMPDIR", "/nowhere/at/all");
+    let receiver = Running::start(&nowhere);
+    let streams = "select count(flush_lsn) from pg_stat_replication where application_name = 'pgark'";
+    cluster.wait_until("streaming", A_MINUTE, || cluster.value(streams) == "1");
+    let bytes = "string_agg(decode(md5(i::text), 'hex'), '')";
+    cluster.execute(&format!("create table noise as select {bytes} b from generate_series(1, 262144) i"));
+    cluster.execute("select pg_logical_emit_message(false, '', b) from noise, generate_series(1, 8)");
+    let here = cluster.value("select pg_current_wal_flush_lsn()");
+    let stored = format!("select count(*) from pg_stat_replication where flush_lsn >= '{here}'");
+    cluster.wait_until("stored", A_MINUTE, || cluster.value(&stored) == "1");
+    let segment = cluster.switch_wal();
+    // It is tried again and again.
+    cluster.wait_until("given up", A_MINUTE, || cluster.value(streams) == "0");
+    let outcome = receiver.stop();
+    outcome.says("cannot be put together").says("/nowhere/at/all").says("its pieces are stored");
+    assert!(!repository.keys().contains(&segment_key(&segment)));
+    let receiver = Running::start(&call(&repository, &cluster, &[]));
+    assert!(happens_within(A_MINUTE, || repository.keys().contains(&segment_key(&segment))));
+    assert_eq!(receiver.stop().code, 0);
+    let plain = std::fs::read(cluster.data_dir().join("pg_wal").join(&segment)).unwrap();
+    assert!(zstd::decode_all(&repository.object(&segment_key(&segment)).unwrap()[..]).unwrap() == plain);
+}
