@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Servers of the tests live in memory where there is room: they are bound by fsync.
 ROOMY := $(shell [ -w /dev/shm ] && [ "$$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)" -gt 3000000 ] && echo /dev/shm)
-TEST_ENV := $(if $(ROOMY),TMPDIR=$(ROOMY))
+# Whoever starts this in the background may have us ignore SIGINT, which tests send.
+TEST_ENV := env --default-signal $(if $(ROOMY),TMPDIR=$(ROOMY))
 
 .PHONY: help demo test test-matrix lint bench prepare clean
 
