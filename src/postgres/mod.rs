@@ -25,6 +25,7 @@ pub mod timeline;
 pub mod wal_chain;
 pub mod wal_header;
 pub mod wal_index;
+mod wal_leftovers;
 pub mod wal_name;
 pub mod wal_record;
 pub mod wal_records;

@@ -10,7 +10,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::wal_header::WalHeader;
+use super::wal_leftovers::Leftovers;
 use super::wal_record::{RECORD_HEADER, RecordHeader, XLOG};
 use super::wal_records::{Ending, Extent, Reached, Visitor, WalRecords};
 use super::{Lsn, PgMajor, Xid, XidRange};
@@ -97,41 +97,41 @@ impl From<[Timestamp; 2]> for CommitTimes {
 }
 
 /// Makes the index of a segment from the pieces in which it is read.
-pub struct WalIndexer(WalRecords<Collector>);
+pub struct WalIndexer {
+    records: WalRecords<Collector>,
+    leftovers: Leftovers,
+}
 
 impl WalIndexer {
     /// For a segment of this major version.
     pub fn new(major: PgMajor) -> Self {
-        WalIndexer(WalRecords::new(Collector { major, index: WalIndex::default(), missed: false }))
+        let records = WalRecords::new(Collector { major, index: WalIndex::default(), missed: false });
+        WalIndexer { records, leftovers: Leftovers::default() }
     }
 
     /// Takes the next bytes of the segment.
     pub fn feed(&mut self, piece: &[u8]) {
-        self.0.feed(piece);
+        self.records.feed(piece);
+        self.leftovers.feed(piece);
     }
 
     /// The latest commit time of all that was taken so far.
     pub fn latest_commit(&self) -> Option<Timestamp> {
-        self.0.visitor().index.commits.map(|times| times.last)
+        self.records.visitor().index.commits.map(|times| times.last)
     }
 
     /// The index of all that was taken.
     pub fn finish(self) -> WalIndex {
-        let ends = match self.0.reached() {
-            Ok(Reached { extent: Extent::Until(end), header, .. }) if !may_be_switched(&header, end) => Some(end),
+        let ends = match self.records.reached() {
+            Ok(Reached { extent: Extent::Until(end), .. }) => Some(end),
+            Err((stopped, _)) if self.leftovers.explain(stopped) => Some(stopped),
             _ => None,
         };
-        let (collector, ending) = self.0.finish();
-        let complete = !collector.missed && ending != Ending::Damaged;
+        let ends = ends.filter(|end| !self.leftovers.was_switched(*end));
+        let (collector, ending) = self.records.finish();
+        let complete = !collector.missed && (ending != Ending::Damaged || ends.is_some());
         WalIndex { complete, cut: ending == Ending::Cut, ends, ..collector.index }
     }
-}
-
-/// Whether all that a segment holds is the end of a record that may be a switch, which began in the segment before: then it is whole.
-/// A switch is nothing but a header, of which the first eight bytes are never apart.
-fn may_be_switched(header: &WalHeader, end: Lsn) -> bool {
-    let behind = header.start.0 + (WalHeader::LEN as u64 + u64::from(header.continued)).next_multiple_of(8);
-    (1..=RECORD_HEADER - 8).contains(&(header.continued as usize)) && end.0 == behind
 }
 
 /// `RM_XACT_ID`.
@@ -374,13 +374,13 @@ mod tests {
         let mut bytes = bytes.segment();
         bytes[2 * 8192..].fill(0);
         assert_eq!(whole_index_of(&bytes).ends, Some(Lsn(start + 2 * 8192)));
-        // A switch ends it, also one that begins in the segment before: all that is here of it may be eight bytes.
+        // A switch ends it.
         let mut switched = wal();
         switched.record(10, 0, 900, &[7; 500]);
         switched.record(XLOG, XLOG_SWITCH, 0, &[]);
         assert_eq!(ends(switched), None);
-        for (continued, may_be_switch) in [(8, true), (16, true), (24, false), (400, false)] {
-            assert_eq!(ends(wal_after(continued)).is_none(), may_be_switch, "{continued}");
+        for continued in [8, 16, 24, 400] {
+            assert!(ends(wal_after(continued)).is_some(), "{continued}");
         }
         let mut behind = wal_after(16);
         behind.record(10, 0, 900, &[7; 500]);

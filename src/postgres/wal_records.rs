@@ -419,9 +419,14 @@ pub(super) mod tests {
     impl Wal {
         /// A segment of 1 MiB that begins with the last `continued` bytes of a record.
         pub fn new(major: u32, page: usize, continued: usize) -> Self {
+            Wal::at(0x12_3450_0000, major, page, &vec![0xAA; continued])
+        }
+
+        /// A segment of 1 MiB that begins here, with the end of a record.
+        pub fn at(start: u64, major: u32, page: usize, rest: &[u8]) -> Self {
             let major = PgMajor::try_from(major).unwrap();
-            let mut wal = Wal { bytes: Vec::new(), major, start: 0x12_3450_0000, page, previous: 0x12_344F_FF00 };
-            wal.write(&vec![0xAA; continued], true);
+            let mut wal = Wal { bytes: Vec::new(), major, start, page, previous: start - 0x100 };
+            wal.write(rest, true);
             wal
         }
 

@@ -2,76 +2,71 @@
 
 use std::io::{self, Write};
 
-use bytes::Bytes;
-
 use super::archive::{ReadBounds, WalArchive};
 use super::error::RepoError;
 use super::live_piece::ExpectedPiece;
 use super::wal_object::{Expected, WalObject};
 use crate::postgres::{SegmentName, SegmentSize, WalName};
-use crate::stream::Unpacker;
+use crate::stream::{Receipt, Sha256Hasher, Unpacker};
 
 impl WalArchive {
     /// Whether all WAL of this unfinished segment is stored: in the whole one, or in its live tail.
     pub async fn has_beginning(&self, segment: SegmentName, object: &WalObject) -> Result<bool, RepoError> {
-        let Some(ours) = plain_wal(segment, object)? else { return Ok(false) };
+        let Some(ours) = digest_of_wal(segment, object)? else { return Ok(false) };
         let ident = Some(object.header.ident());
         let bounds = ReadBounds::default();
         let expected = Expected { name: WalName::Segment(segment), ident, segment_size: None };
-        let compared = match self.read(expected, Comparing::with(ours.clone()), &bounds).await {
-            Ok(Some((_, compared))) => return Ok(compared.has_all()),
+        let theirs = match self.read(expected, Beginning::of(ours.length), &bounds).await {
+            Ok(Some((_, theirs))) => return Ok(theirs.receipt() == ours),
             Ok(None) => {
                 let expected = ExpectedPiece { ident, segment_size: None };
-                self.join_prefix(segment, expected, Comparing::with(ours), &bounds).await?
+                self.join_prefix(segment, expected, Beginning::of(ours.length), &bounds).await?
             }
             // Whatever lies there, it is not this.
             Err(RepoError::Damaged { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        Ok(compared.is_some_and(|(joined, compared)| joined.end > 0 && compared.has_all()))
+        Ok(theirs.is_some_and(|(joined, theirs)| joined.end > 0 && theirs.receipt() == ours))
     }
 }
 
-/// The bytes up to where the WAL of an object ends.
-fn plain_wal(segment: SegmentName, object: &WalObject) -> Result<Option<Bytes>, RepoError> {
+/// The digest of an object's plain bytes up to where its WAL ends.
+fn digest_of_wal(segment: SegmentName, object: &WalObject) -> Result<Option<Receipt>, RepoError> {
     let damaged = |reason: String| RepoError::damaged(&segment, reason);
     let header = &object.header;
     let size = header.segment_size.and_then(|bytes| SegmentSize::new(bytes).ok());
     let start = size.and_then(|size| Some(size.start(size.number(segment).ok()?)));
     let end = header.index.as_ref().and_then(|index| index.ends);
     let Some(length) = end.zip(start).and_then(|(end, start)| end.0.checked_sub(start.0)) else { return Ok(None) };
-    let mut unpacker = Unpacker::new(Vec::new(), header.plain_length).map_err(RepoError::Destination)?;
+    let mut unpacker = Unpacker::new(Beginning::of(length), header.plain_length).map_err(RepoError::Destination)?;
     let stored = object.bytes.len() - header.stored_length as usize;
     unpacker.push(&object.bytes[stored..]).map_err(|e| damaged(e.to_string()))?;
-    let (_, mut plain) = unpacker.finish().map_err(|e| damaged(e.to_string()))?;
-    plain.truncate(length as usize);
-    Ok(Some(plain.into()))
+    let (_, ours) = unpacker.finish().map_err(|e| damaged(e.to_string()))?;
+    Ok(Some(ours.receipt()))
 }
 
-/// Compares what is written to it.
-struct Comparing {
-    ours: Bytes,
-    at: usize,
-    differs: bool,
+/// Digests the first of the bytes that are written to it: segments may be large.
+struct Beginning {
+    hasher: Sha256Hasher,
+    left: u64,
 }
 
-impl Comparing {
-    fn with(ours: Bytes) -> Self {
-        Comparing { ours, at: 0, differs: false }
+impl Beginning {
+    fn of(length: u64) -> Self {
+        Beginning { hasher: Sha256Hasher::default(), left: length }
     }
 
-    fn has_all(&self) -> bool {
-        !self.differs && self.at == self.ours.len()
+    fn receipt(self) -> Receipt {
+        self.hasher.finish()
     }
 }
 
-impl Write for Comparing {
-    fn write(&mut self, theirs: &[u8]) -> io::Result<usize> {
-        let ours = &self.ours[self.at..];
-        let common = ours.len().min(theirs.len());
-        self.differs |= ours[..common] != theirs[..common];
-        self.at += common;
-        Ok(theirs.len())
+impl Write for Beginning {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let wanted = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.hasher.update(&bytes[..wanted]);
+        self.left -= wanted as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backups::{as_servers_user, restore, take_backup};
 use crate::ledger::{Expect, Ledger, integrity};
 use crate::pitr::{archive_command, restore_command, with_environment};
-use crate::postgres::{BaseBackup, Cluster, Installation};
+use crate::postgres::{Account, BaseBackup, Cluster, Installation, Scratch};
 use crate::program::Call;
 use crate::repository::{Repository, segment_key};
 use crate::streamed_servers::{Receiver, destroy, streamed, wait_durable};
@@ -101,5 +101,97 @@ fn a_standby_is_promoted_from_the_tail() {
         ledger.judge(&restored.cluster, &Expect::at_least(ledger.tip())).unwrap();
         assert_eq!(restored.cluster.timeline(), 3);
         integrity(&restored.cluster).unwrap();
+    }
+}
+
+/// The file that a server had of a full segment becomes that of later ones, as PostgreSQL recycles it. Gives its content.
+fn recycle(full: &str, primary: &Cluster, standby: &Cluster) -> Vec<u8> {
+    let bytes = std::fs::read(primary.data_dir().join("pg_wal").join(full)).unwrap();
+    let number = u32::from_str_radix(&full[16..], 16).unwrap();
+    for later in number + 1..number + 10 {
+        let name = format!("{}{later:08X}", &full[..16]);
+        let file = standby.data_dir().join("pg_wal").join(name);
+        if !file.exists() {
+            std::fs::write(&file, &bytes).unwrap();
+            Account::of_servers().own(&file);
+        }
+    }
+    bytes
+}
+
+fn full_segment(primary: &Cluster, ledger: &Ledger) -> String {
+    let full = segment_in_use(primary);
+    while segment_in_use(primary) == full {
+        ledger.write(3, 3000);
+    }
+    full
+}
+
+/// It streams into files that were other segments: what is behind the WAL is no zeros.
+#[test]
+fn a_standby_that_streams_does_not_archive_what_it_never_received() {
+    for installation in Installation::all_wanted() {
+        let repository = Repository::s3();
+        let primary = streamed(installation).conf("wal_keep_size = '64MB'").start();
+        let ledger = Ledger::create(&primary);
+        primary.switch_wal();
+        let older = full_segment(&primary, &ledger);
+        let backup = primary.base_backup();
+        let between = Cluster::builder().conf("archive_mode = off").on_copy_of(&backup);
+        between.configure_standby("false", Some(&primary.endpoint().conninfo()));
+        between.start();
+        let builder = Cluster::builder().archive_command(&archive_command());
+        let standby = with_environment(builder, &repository).on_copy_of(&backup);
+        standby.configure("archive_mode = always");
+        standby.configure_standby("false", Some(&between.endpoint().conninfo()));
+        let older = recycle(&older, &primary, &standby);
+        standby.start();
+        full_segment(&primary, &ledger);
+        full_segment(&primary, &ledger);
+        ledger.write(3, 300);
+        catches_up(&standby, &ledger);
+        let begun = segment_in_use(&primary);
+        primary.kill_9();
+        let file = std::fs::read(standby.data_dir().join("pg_wal").join(&begun)).unwrap();
+        assert_eq!(file[file.len() / 2..], older[older.len() / 2..], "{begun} was another segment");
+        between.promote();
+        ledger.attach(&between);
+        ledger.write(3, 300);
+        catches_up(&standby, &ledger);
+        standby.wait_until("the beginning was handed out", A_MINUTE, || handed_out(&standby, &begun));
+        assert_eq!(repository.object(&segment_key(&begun)), None, "the beginning stands for the whole segment");
+        let partial = repository.object(&segment_key(&format!("{begun}.partial"))).expect("the beginning is kept");
+        assert!(zstd::decode_all(&partial[..]).unwrap() == file, "{begun} is kept as it is");
+    }
+}
+
+#[test]
+fn the_whole_segment_is_stored_after_its_beginning() {
+    for installation in Installation::all_wanted() {
+        let repository = Repository::s3();
+        let primary = streamed(installation).conf("wal_keep_size = '64MB'").start();
+        let ledger = Ledger::create(&primary);
+        primary.switch_wal();
+        let older = full_segment(&primary, &ledger);
+        ledger.write(3, 300);
+        let cut = (primary.current_lsn().0 % primary.segment_bytes()) as usize;
+        let begun = full_segment(&primary, &ledger);
+        let [older, whole] =
+            [&older, &begun].map(|name| std::fs::read(primary.data_dir().join("pg_wal").join(name)).unwrap());
+        let home = Scratch::new("beginning");
+        let file = home.path().join(&begun);
+        let push = Call::new(["wal-push".into(), file.clone().into_os_string()]).envs(repository.env());
+        for _ in 0..2 {
+            std::fs::write(&file, [&whole[..cut], &older[cut..]].concat()).unwrap();
+            push.run().code(0).says("was never finished");
+        }
+        assert_eq!(repository.object(&segment_key(&begun)), None);
+        std::fs::write(&file, &whole).unwrap();
+        push.run().quiet_success();
+        let stored = repository.object(&segment_key(&begun)).unwrap();
+        assert!(zstd::decode_all(&stored[..]).unwrap() == whole);
+        // Now all that is in the beginning is there.
+        std::fs::write(&file, [&whole[..cut], &older[cut..]].concat()).unwrap();
+        push.run().quiet_success();
     }
 }
