@@ -9,9 +9,10 @@ use super::failure::{Failure, FailureKind};
 use super::receive_halt::persistently;
 use super::receive_halt::{Complaints, Halt};
 use super::receive_segment::Making;
+use super::wal_push::retrying;
 use crate::postgres::replication_protocol::FromServer;
 use crate::postgres::{HistoryFile, Lsn, SegmentNumber, TimelineId};
-use crate::repo::gap::Gap;
+use crate::repo::gap::{Gap, RecordedGap};
 use crate::repo::{Generation, Repository};
 use crate::server::wal_stream::Streamed;
 use crate::server::{Conninfo, Replication};
@@ -74,6 +75,44 @@ pub(super) async fn pass(
         timeline.get()
     );
     Ok(onwards)
+}
+
+/// The timelines of a server's past, each with where it was left.
+pub(super) type Past = Vec<(TimelineId, Option<Lsn>)>;
+
+/// Refuses to promise what comes before `to` where some of it is lost still, whoever found that and when.
+pub(super) async fn refuse_lost(
+    (repository, generation): (&Repository, Generation),
+    past: &Past,
+    to: Lsn,
+) -> Result<(), Failure> {
+    let mut recorded = retrying(|| repository.all_gaps(generation)).await?;
+    let on_it = |gap: &Gap| {
+        let left = past.iter().find(|(timeline, _)| *timeline == gap.timeline);
+        gap.from < to && left.is_some_and(|(_, left)| left.is_none_or(|left| gap.from < left))
+    };
+    recorded.retain(|recorded| on_it(&recorded.gap));
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    let identities = retrying(|| repository.read_identities()).await?;
+    let identity = identities.all().iter().find(|identity| identity.generation == generation);
+    let gone = || Failure::new(FailureKind::Damaged, format!("generation {generation} of the repository is gone"));
+    let identity = identity.ok_or_else(gone)?;
+    let inventory = retrying(|| repository.take_inventory(identity)).await?;
+    let Some(RecordedGap { key, gap, .. }) = recorded.iter().find(|recorded| recorded.gap.is_open(&inventory)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{to} is reached, but WAL before it is lost: {} to {} of timeline {}, as `{key}` says",
+        gap.from,
+        gap.to,
+        gap.timeline.get()
+    );
+    Err(Failure::new(FailureKind::Gap, message).with_hint(
+        "`pgark wal-push --backfill` where a `pg_wal` still has it; else take a new backup: none from before can be recovered beyond it. \
+         `pgark expire` forgets it when nothing that can be restored comes to it",
+    ))
 }
 
 /// Whether the server can stream from here. Without the slot: that is for streaming.

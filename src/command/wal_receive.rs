@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, FailureKind};
 use super::receive_endings::NOTHING_IS_LOST;
-use super::receive_gap::{self, Onwards};
+use super::receive_gap::{self, Onwards, Past};
 use super::receive_halt::{Complaints, Halt, LONGEST_PAUSE, pauses};
 use super::receive_progress::{ReceiveProgress, ReceiveState};
 use super::receive_segment::Making;
@@ -95,8 +95,11 @@ pub async fn run(
         }
         let failure = match ended {
             // What is behind a gap is durable, but not everything before it.
-            Ok(Ended::Reached) if progress.now().gaps > 0 => return Err(gap()),
-            Ok(Ended::Reached) => return Ok(Received::Reached),
+            Ok(Ended::Reached) => tokio::select! {
+                biased;
+                refused = receiver.refuse_lost() => return refused.map(|()| Received::Reached),
+                () = stop.asked() => return stopped(progress),
+            },
             Ok(Ended::Stopped) => return stopped(progress),
             Ok(Ended::TimelineEnds(next)) => {
                 receiver.onwards = next.or(receiver.onwards);
@@ -157,6 +160,7 @@ pub(super) struct Place {
     pub(super) conninfo: Conninfo,
     generation: Generation,
     making: Making,
+    past: Past,
     pub(super) timeline: TimelineId,
     pub(super) from: Lsn,
     /// Up to where the repository has pieces behind that.
@@ -223,7 +227,10 @@ impl Receiver<'_> {
         let (timeline, from, reaches, streams_from) = (start.timeline, start.from, start.reaches, start.streams_from);
         let compares = streams_from < from;
         let conninfo = server.same_server(&settings.conninfo);
-        self.place = Some(Place { conninfo, generation, making: making.clone(), timeline, from, reaches, compares });
+        let left = history.iter().flat_map(|history| &history.entries).map(|entry| (entry.parent, Some(entry.switch)));
+        let past = left.chain([(now.timeline, None)]).collect();
+        let here = making.clone();
+        self.place = Some(Place { conninfo, generation, making: here, past, timeline, from, reaches, compares });
         self.progress.change(|state| {
             (state.timeline, state.received, state.durable, state.server_end) =
                 (Some(timeline), from, from, now.flushed);
@@ -323,6 +330,12 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// The position is durable. So must be all before it.
+    async fn refuse_lost(&self) -> Result<(), Failure> {
+        let (Some(place), Some(to)) = (&self.place, self.settings.once_to) else { return Ok(()) };
+        receive_gap::refuse_lost((&self.repository, place.generation), &place.past, to).await
+    }
+
     async fn pass_gap(&mut self, why: String) -> Result<(), Halt> {
         let Some(place) = &self.place else { return Ok(()) };
         let conninfo = &place.conninfo;
@@ -339,12 +352,6 @@ impl Receiver<'_> {
         }
         Ok(())
     }
-}
-
-fn gap() -> Failure {
-    Failure::new(FailureKind::Gap, "the position is reached, but WAL before it is lost").with_hint(
-        "`record/gap/` in the repository says which; take a new backup: none from before can be recovered beyond it",
-    )
 }
 
 /// A repository that begins behind the position has nothing before it.

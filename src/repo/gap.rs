@@ -122,6 +122,25 @@ impl Repository {
 
     /// The gaps of a generation, by their names. Notes that cannot be read say nothing.
     pub async fn gaps(&self, generation: Generation) -> Result<Vec<RecordedGap>, RepoError> {
+        let (found, unread) = self.found_gaps(generation).await?;
+        for error in unread {
+            match error {
+                // A role that may only read WAL and backups.
+                RepoError::Store(_) => tracing::info!("notes of lost WAL cannot be read: {error}"),
+                _ => tracing::warn!("a note of lost WAL says nothing: {error}"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same for a promise: one that cannot be read is an error.
+    pub async fn all_gaps(&self, generation: Generation) -> Result<Vec<RecordedGap>, RepoError> {
+        let (found, unread) = self.found_gaps(generation).await?;
+        unread.into_iter().next().map_or(Ok(found), Err)
+    }
+
+    /// With what of them cannot be read.
+    async fn found_gaps(&self, generation: Generation) -> Result<(Vec<RecordedGap>, Vec<RepoError>), RepoError> {
         let mut listed = Vec::new();
         let all = self.layout.records(KIND);
         let of_generation = format!("{all}{generation}-");
@@ -134,32 +153,35 @@ impl Repository {
             Visit::More
         });
         match visited.await.map_err(RepoError::from) {
-            // A role that may only read WAL and backups.
             Err(error) if error.is_of_one_object() => {
-                tracing::info!("notes of gaps cannot be listed: {error}");
-                return Ok(Vec::new());
+                return Ok((Vec::new(), vec![error]));
             }
             visited => drop(visited?),
         }
         let reads = listed.into_iter().map(|(key, written)| async move {
-            let read = match self.store.read_small(&key, LARGEST_NOTE).await.map_err(RepoError::from) {
-                Err(error) if !error.is_of_one_object() => return Err(error),
-                Err(error) => Err(error.to_string()),
-                Ok(None) => return Ok(None),
-                Ok(Some(json)) => serde_json::from_slice::<Gap>(&json).map_err(|e| e.to_string()),
+            let json = match self.store.read_small(&key, LARGEST_NOTE).await.map_err(RepoError::from) {
+                Err(error) if error.is_of_one_object() => return Ok(Some(Err(error))),
+                read => read?,
             };
+            // One that is gone by now was forgotten.
+            let Some(json) = json else { return Ok(None) };
             let known = |gap: &Gap| gap.format == FORMAT && gap.generation == generation;
-            Ok(match read {
-                Ok(gap) if known(&gap) => Some(RecordedGap { key, written, gap }),
-                Ok(_) => None,
-                Err(why) => {
-                    tracing::warn!("`{key}` cannot be read: {why}");
-                    None
-                }
-            })
+            Ok::<_, RepoError>(Some(match serde_json::from_slice::<Gap>(&json) {
+                Ok(gap) if known(&gap) => Ok(RecordedGap { key, written, gap }),
+                Ok(_) => Err(RepoError::damaged(&key, "it is not a note that this pgark knows")),
+                Err(error) => Err(RepoError::damaged(&key, error.to_string())),
+            }))
         });
-        let read: Vec<Option<RecordedGap>> = stream::iter(reads).buffered(READS).try_collect().await?;
-        Ok(read.into_iter().flatten().collect())
+        let read: Vec<Option<Result<RecordedGap, RepoError>>> =
+            stream::iter(reads).buffered(READS).try_collect().await?;
+        let (mut found, mut unread) = (Vec::new(), Vec::new());
+        for read in read.into_iter().flatten() {
+            match read {
+                Ok(recorded) => found.push(recorded),
+                Err(error) => unread.push(error),
+            }
+        }
+        Ok((found, unread))
     }
 }
 
@@ -186,6 +208,12 @@ mod tests {
         let read = repository.gaps(Generation::FIRST).await.unwrap();
         assert_eq!((read.len(), &read[0].key, &read[0].gap), (2, &key, &gap(0x500_0000)));
         assert_eq!(repository.gaps(Generation(2)).await.unwrap(), []);
+        // Who promises something does without none of them.
+        assert_eq!(repository.all_gaps(Generation::FIRST).await.unwrap().len(), 2);
+        let odd = "main/record/gap/1-odd.json".parse().unwrap();
+        repository.store.put(&odd, b"{".to_vec().into(), &UserMetadata::new()).await.unwrap();
+        assert_eq!(repository.gaps(Generation::FIRST).await.unwrap().len(), 2);
+        assert!(repository.all_gaps(Generation::FIRST).await.unwrap_err().to_string().contains("1-odd.json"));
     }
 
     #[test]

@@ -530,18 +530,32 @@ fn wal_that_is_gone_is_written_down_and_passed() {
         let to = end(&cluster).to_string();
         let outcome = call(&repository, &cluster, &["--once-to", &to]).run();
         assert_eq!(outcome.code, code, "{outcome:?}");
-        outcome
+        (to, outcome)
     };
-    receive_all(0);
+    // What somebody else has stored in time.
+    let other = Repository::local();
+    let keep = || {
+        let outcome = call(&other, &cluster, &["--slot", "other", "--once-to", &end(&cluster).to_string()]).run();
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+    };
+    keep();
+    let (before, _) = receive_all(0);
     cluster.execute("select pg_drop_replication_slot('pgark')");
     for _ in 0..6 {
         ledger.write(3, 300_000);
         cluster.switch_wal();
+        keep();
         cluster.execute("checkpoint");
     }
-    let outcome = receive_all(16);
+    let (_, outcome) = receive_all(16);
     assert!(outcome.stderr.contains("pgark: error: WAL is lost: 0/"), "{outcome:?}");
-    assert_eq!(receive_all(0).stderr, "");
+    // The next one finds no gap of its own, and one that is there already has nothing to stream.
+    let (to, outcome) = receive_all(16);
+    let outcome = outcome.says("is reached, but WAL before it is lost: 0/").says("hint: `pgark wal-push --backfill`");
+    assert!(!outcome.stderr.contains("WAL is lost:"), "{outcome:?}");
+    let once_to = |to: &str| call(&repository, &cluster, &["--once-to", to]).run();
+    once_to(&to).code(16);
+    once_to(&before).code(0);
     let gaps: Vec<String> = repository.keys().into_iter().filter(|key| key.contains("/record/gap/")).collect();
     let [gap] = &gaps[..] else { panic!("{gaps:?}") };
     let gap: serde_json::Value = serde_json::from_slice(&repository.object(gap).unwrap()).unwrap();
@@ -554,6 +568,20 @@ fn wal_that_is_gone_is_written_down_and_passed() {
         let missing = (position("from").0 / MIB..position("to").0 / MIB).contains(&lsn);
         assert_eq!(numbers.contains(&lsn), !missing, "{lsn}: {numbers:?} {gap}");
     }
+    // A note that nobody can read may speak of anything.
+    let [note] = &gaps[..] else { panic!("{gaps:?}") };
+    let whole = repository.object(note).unwrap();
+    repository.alter(note, |bytes| bytes.truncate(9));
+    assert_ne!(once_to(&to).says(note).code, 0);
+    repository.alter(note, |bytes| *bytes = whole.clone());
+    once_to(&to).code(16);
+    // Until what is missing is there after all.
+    keep();
+    for key in other.keys().iter().filter(|key| key.contains("/wal/") && repository.object(key).is_none()) {
+        repository.put(key, &other.object(key).unwrap());
+    }
+    assert_eq!(receive_all(0).1.stderr, "");
+    once_to(&to).code(0);
 }
 
 /// It would be there if it had been stored, but it never was.
