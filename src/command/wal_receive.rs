@@ -79,6 +79,7 @@ pub async fn run(
         trouble: Complaints::default(),
         place: None,
         onwards: None,
+        passed: None,
         compares: true,
         looked_again: None,
     };
@@ -102,7 +103,7 @@ pub async fn run(
             },
             Ok(Ended::Stopped) => return stopped(progress),
             Ok(Ended::TimelineEnds(next)) => {
-                receiver.onwards = next.or(receiver.onwards);
+                receiver.follow(next);
                 continue;
             }
             Err(halt) => {
@@ -147,8 +148,10 @@ pub(super) struct Receiver<'a> {
     trouble: Complaints,
     /// What the last connection wanted.
     pub(super) place: Option<Place>,
-    /// Behind a gap that was found, or the end of a timeline.
+    /// Behind the end of a timeline.
     onwards: Option<Onwards>,
+    /// Behind a gap that was found, on the server on which it was: another one may still have that WAL.
+    passed: Option<(Conninfo, Onwards)>,
     /// Whether the last whole segment is compared before anything follows it.
     compares: bool,
     /// When a piece of another receiver was found that may be its last one.
@@ -215,8 +218,11 @@ impl Receiver<'_> {
         let timeout = server.sender_timeout().await?;
         let history = receive_start::put_histories(&mut server, &archive, &making, now.timeline).await?;
         let mut start = receive_start::find(&archive, &making, history.as_ref(), now, kept).await?;
+        let conninfo = server.same_server(&settings.conninfo);
+        let passed = self.passed.as_ref().filter(|(there, _)| there.is_at(&conninfo)).map(|(_, onwards)| *onwards);
+        let onwards = self.onwards.max(passed);
         if let Some((timeline, from)) =
-            self.onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
+            onwards.filter(|(timeline, from)| (*timeline, *from) > (start.timeline, start.from))
         {
             start = Start::at(&archive, &making, timeline, making.size.containing(from)).await?;
         }
@@ -226,7 +232,6 @@ impl Receiver<'_> {
         }
         let (timeline, from, reaches, streams_from) = (start.timeline, start.from, start.reaches, start.streams_from);
         let compares = streams_from < from;
-        let conninfo = server.same_server(&settings.conninfo);
         let left = history.iter().flat_map(|history| &history.entries).map(|entry| (entry.parent, Some(entry.switch)));
         let past = left.chain([(now.timeline, None)]).collect();
         let here = making.clone();
@@ -235,7 +240,7 @@ impl Receiver<'_> {
             (state.timeline, state.received, state.durable, state.server_end) =
                 (Some(timeline), from, from, now.flushed);
         });
-        if let Some(to) = settings.once_to.filter(|to| *to <= from && self.onwards.is_none()) {
+        if let Some(to) = settings.once_to.filter(|to| *to <= from && onwards.is_none()) {
             return if start.goes_on { Ok(None) } else { Err(never_stored(to, from)) };
         }
         // The server has written more since it was asked, and another receiver may have stored that already.
@@ -309,6 +314,16 @@ impl Receiver<'_> {
         }
     }
 
+    /// To where a timeline ends. Behind a gap that is what the same server says, too.
+    fn follow(&mut self, next: Option<Onwards>) {
+        let Some(next) = next else { return };
+        let here = self.place.as_ref().map(|place| &place.conninfo);
+        match &mut self.passed {
+            Some((there, onwards)) if here.is_some_and(|here| here.is_at(there)) => *onwards = next,
+            _ => self.onwards = Some(next),
+        }
+    }
+
     fn wait_as_spare(&self, why: &str) {
         self.trouble.say(&format!("another receiver is at work ({why}): this one waits until it is gone"));
         self.progress.change(|state| state.waiting = true);
@@ -343,7 +358,7 @@ impl Receiver<'_> {
         let wanted = (place.timeline, place.from, place.reaches);
         let passed = receive_gap::pass(conninfo, whereto, &place.making, wanted, why, &self.store_trouble).await?;
         let ident = place.making.ident;
-        self.onwards = Some(passed);
+        self.passed = Some((conninfo.clone(), passed));
         self.progress.change(|state| state.gaps += 1);
         let mut server = Replication::connect(conninfo).await?;
         // From PostgreSQL 16 on a slot that has lost its WAL keeps none any more, though it can be used.

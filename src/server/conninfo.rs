@@ -77,6 +77,14 @@ impl Conninfo {
         let (hosts, ports) = (hosts.join(","), if all_same(&ports) { ports[..1].join(",") } else { ports.join(",") });
         format!("host {}, port {ports}, database {}, user {}", shown(&hosts), shown(&self.database), shown(&self.user))
     }
+
+    /// Whether both lead to the same places, whoever logs in.
+    pub fn is_at(&self, other: &Conninfo) -> bool {
+        let places = |conninfo: &Conninfo| -> Vec<(String, Option<IpAddr>, u16)> {
+            conninfo.servers.iter().map(|server| (server.host.clone(), server.address, server.port)).collect()
+        };
+        places(self) == places(other)
+    }
 }
 
 fn all_same(texts: &[String]) -> bool {

@@ -7,8 +7,8 @@ use crate::ledger::Ledger;
 use crate::postgres::{Cluster, Installation, StopMode, happens_within};
 use crate::program::{Call, Outcome};
 use crate::reaching_postgres::{check, server_line};
-use crate::repository::{Repository, history_key};
-use crate::wal_receive::{Running, end, judge, judged_if_any};
+use crate::repository::{Repository, history_key, segment_key};
+use crate::wal_receive::{Running, end, judge, judged_if_any, stored};
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -133,4 +133,51 @@ fn a_failover_is_followed_to_the_new_primary() {
         assert_eq!(outcome.code, 0, "{outcome:?}");
         assert!(judge(&repository, &standby, 2) >= to);
     }
+}
+
+/// What one server has removed another may still have, and recycles as soon as it is told that it is durable.
+#[test]
+fn a_gap_of_one_server_is_closed_from_another() {
+    let repository = Repository::s3();
+    let keeping = Cluster::builder().conf("archive_mode = off").conf("wal_keep_size = '1GB'");
+    let primary = keeping.conf("max_wal_size = '2MB'").start();
+    let ledger = Ledger::create(&primary);
+    let standby = standby_of(&primary);
+    primary.execute("select pg_create_physical_replication_slot('standby', true)");
+    standby.configure("primary_slot_name = 'standby'");
+    standby.reload();
+    primary.wait_until("streaming", A_MINUTE, || {
+        primary.value("select active from pg_replication_slots where slot_name = 'standby'") == "t"
+    });
+    for cluster in [&primary, &standby] {
+        cluster.execute("select pg_create_physical_replication_slot('pgark', true)");
+    }
+    let both = conninfo(&[&primary, &standby], "");
+    ledger.write(3, 300_000);
+    receive(&repository, &both, &["--once-to", &end(&primary).to_string()]).run().code(0);
+    primary.execute("select pg_drop_replication_slot('pgark')");
+    primary.configure("wal_keep_size = 0");
+    primary.reload();
+    for _ in 0..6 {
+        ledger.write(3, 300_000);
+        primary.switch_wal();
+        primary.execute("checkpoint");
+    }
+    let receiver = Running::start(&receive(&repository, &both, &[]));
+    primary.wait_until("streaming", A_MINUTE, || streams_from(&primary));
+    ledger.write(3, 300_000);
+    let last = primary.switch_wal();
+    assert!(happens_within(A_MINUTE, || repository.keys().contains(&segment_key(&last))));
+    let gaps = repository.keys().iter().filter(|key| key.contains("/record/gap/")).count();
+    assert_eq!(gaps, 1, "{:?}", repository.keys());
+    let to = end(&primary);
+    standby.wait_until("received", A_MINUTE, || end(&standby) >= to);
+    primary.stop(StopMode::Immediate);
+    standby.wait_until("streaming", A_MINUTE, || streams_from(&standby));
+    let closed = happens_within(A_MINUTE, || judge(&repository, &standby, 1) >= to);
+    assert!(closed, "{:?}", stored(&repository, 1).0);
+    assert_eq!(receiver.stop().code, 0);
+    // The note stays, and nothing is lost.
+    let outcome = receive(&repository, &both, &["--once-to", &to.to_string()]).run();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
 }
