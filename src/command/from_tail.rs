@@ -67,9 +67,7 @@ impl<'a> FromTail<'a> {
                 "its live tail goes on behind byte {end} of {segment_size}: `{}`: {}",
                 broken.key, broken.reason
             );
-            return Err(Failure::new(FailureKind::Gap, message).with_hint(format!(
-                "use the pgark that wrote it; to end recovery there for good, add `--accept-end-at {segment}` to restore_command"
-            )));
+            return Err(Failure::new(FailureKind::Gap, message).with_hint(broken.newer_hint()));
         }
         if let Some(broken) = broken {
             tracing::warn!(

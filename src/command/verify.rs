@@ -243,6 +243,10 @@ impl Verifier<'_> {
             Ok(found) => {
                 self.report.records = self.report.records.map(|records| records + found.records);
                 for (verdict, key, message) in found.findings {
+                    // What another version wrote is no damage.
+                    if verdict == Verdict::Unknown {
+                        self.report.findings.retain(|finding| finding.key != key);
+                    }
                     // It may have been named for itself.
                     if !self.report.findings.iter().any(|finding| finding.key == key) {
                         self.report.findings.push(Finding { verdict, key, message });

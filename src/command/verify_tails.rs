@@ -48,8 +48,15 @@ pub(super) async fn read_tails(
             (Verdict::Damaged, key.to_string(), message.to_owned())
         }));
         tails.findings.extend(joined.broken.map(|broken| {
+            let (end, reason) = (joined.end, &broken.reason);
+            if broken.newer {
+                let hint = broken.newer_hint();
+                let goes_on = format!("the live tail of `{segment}` goes on behind byte {end:#X}");
+                let message = format!("{reason}: {goes_on}, and a recovery stops there with an error; {hint}");
+                return (Verdict::Unknown, broken.key, message);
+            }
             let verdict = if broken.missing { Verdict::Missing } else { Verdict::Damaged };
-            let message = format!("{}: the live tail of `{segment}` ends at byte {:#X}", broken.reason, joined.end);
+            let message = format!("{reason}: the live tail of `{segment}` ends at byte {end:#X}");
             (verdict, broken.key, message)
         }));
         if let Some(walked) = walked {

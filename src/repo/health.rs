@@ -280,8 +280,17 @@ fn about_objects(inventory: &Inventory) -> Vec<Concern> {
         }
     }
     for broken in inventory.timelines.values().filter_map(|wal| wal.tail_break.as_ref()) {
-        let message = format!("a live tail ends before its last piece: `{}`: {}", broken.key, broken.reason);
-        let hint = "a restore ends there, until the whole segment is archived";
+        let what = format!("`{}`: {}", broken.key, broken.reason);
+        let (message, hint) = match broken.newer {
+            true => (
+                format!("a live tail goes on behind what this pgark can read: {what}"),
+                format!("a recovery stops there with an error: {}", broken.newer_hint()),
+            ),
+            false => (
+                format!("a live tail ends before its last piece: {what}"),
+                "a restore ends there, until the whole segment is archived".to_owned(),
+            ),
+        };
         concerns.push(concern(Severity::Warning, "tail", message, hint));
     }
     let unknown = &inventory.unknown;

@@ -106,7 +106,7 @@ impl WalArchive {
                 Taken::Broken(Unfit { reason, newer }) => {
                     let key = self.layout.live_piece(self.generation, listed.key).to_string();
                     let missing = u64::from(listed.key.offset) > chain.end;
-                    broken = Some(TailBreak { key, reason, missing, newer });
+                    broken = Some(TailBreak { segment, key, reason, missing, newer });
                     break;
                 }
             }
@@ -114,10 +114,11 @@ impl WalArchive {
         let (mut joined, odd) = chain.finish(stored, &mut sink)?;
         let odd = odd.map(|(offset, reason)| {
             let key = self.layout.live_piece(self.generation, PieceKey { segment, offset });
-            TailBreak { key: key.to_string(), reason, missing: false, newer: false }
+            TailBreak { segment, key: key.to_string(), reason, missing: false, newer: false }
         });
         let unknown = unknown.into_iter().next();
         let unknown = unknown.map(|key| TailBreak {
+            segment,
             key,
             reason: "it is no piece that this pgark knows".to_owned(),
             missing: false,

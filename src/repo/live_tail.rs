@@ -52,6 +52,8 @@ pub struct Tail {
 /// Where a chain of pieces ends before the last of them, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TailBreak {
+    /// Of which segment.
+    pub segment: SegmentName,
     /// The piece, or the unknown object.
     pub key: String,
     /// What is wrong there.
@@ -60,6 +62,16 @@ pub struct TailBreak {
     pub missing: bool,
     /// Whether nothing is wrong with it, as far as this pgark can tell: another version may read it.
     pub newer: bool,
+}
+
+impl TailBreak {
+    /// What is to be done where what follows is another version's: recovery stops there, and does not end.
+    pub fn newer_hint(&self) -> String {
+        let segment = self.segment;
+        format!(
+            "use the pgark that wrote it; to end recovery there for good, add `--accept-end-at {segment}` to restore_command"
+        )
+    }
 }
 
 /// What became of pieces that were to be deleted.

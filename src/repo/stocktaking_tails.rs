@@ -32,7 +32,7 @@ impl Repository {
                 Err(error) if error.is_of_one_object() => {
                     let key = self.layout.live_segment(inventory.generation, segment).to_string();
                     let reason = format!("it cannot be read: {error}");
-                    wal.tail_break = Some(TailBreak { key, reason, missing: false, newer: false });
+                    wal.tail_break = Some(TailBreak { segment, key, reason, missing: false, newer: false });
                     continue;
                 }
                 Err(error) => return Err(error),

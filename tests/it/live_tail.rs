@@ -313,6 +313,43 @@ fn verify_reads_every_piece_and_the_chain() {
     }
 }
 
+/// What `wal-fetch` says of it, `verify` and `status` say, too.
+#[test]
+fn what_another_version_wrote_is_named_as_what_stops_a_recovery() {
+    for repository in Repository::both() {
+        archive(&repository);
+        let plain = segment(SYSTEM_ID, TEN, MIB, 10);
+        let keys = put_tail(&repository, TEN, &plain, &CUTS);
+        let named = |key: &str, end: &str| {
+            let found = report(&repository, &["verify", "--wal-only"], 3);
+            let findings = found["findings"].as_array().unwrap();
+            assert_eq!(findings.len(), 1, "{found}");
+            assert_eq!((&findings[0]["verdict"], &findings[0]["key"]), (&"unknown".into(), &key.into()), "{found}");
+            let status = report(&repository, &["status", "--no-server"], 1);
+            let findings_of_status = status["findings"].as_array().unwrap().iter();
+            let told: Vec<_> = findings_of_status.filter(|finding| finding["check"] == "tail").collect();
+            let [told] = &told[..] else { panic!("{status}") };
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let (verified, message, hint) =
+                (text(&findings[0]["message"]), text(&told["message"]), text(&told["hint"]));
+            assert!(verified.contains(&format!("goes on behind byte {end}, and a recovery stops there")), "{verified}");
+            assert!(message.contains("goes on behind what this pgark can read") && message.contains(key), "{message}");
+            assert!(hint.contains("a recovery stops there with an error"), "{hint}");
+            for said in [verified, hint] {
+                assert!(said.contains(&format!("--accept-end-at {TEN}")), "{said}");
+            }
+        };
+        let odd = format!("{}.age", keys[3]);
+        repository.put(&odd, b"sealed");
+        named(&odd, "0xAAE60");
+        repository.remove(&odd);
+        let mut newer = Vec::new();
+        write_in_front(&mut newer, 0, br#"{"format":"pgark-live-2"}"#).unwrap();
+        repository.alter(&keys[2], |bytes| *bytes = newer);
+        named(&keys[2], &format!("{:#X}", CUTS[2]));
+    }
+}
+
 #[test]
 fn expire_takes_the_pieces_of_whole_segments_and_leaves_the_newest_wal() {
     for repository in Repository::both() {
