@@ -280,7 +280,9 @@ impl Receiver<'_> {
     async fn overcome(&mut self, halt: Halt, stop: &mut Stop) -> Result<(), Fault> {
         match halt {
             // The slot promised more than there is: then nothing can be compared.
-            Halt::Removed(_) if self.place.as_ref().is_some_and(|place| place.compares) => {
+            Halt::Removed(why) if self.place.as_ref().is_some_and(|place| place.compares) => {
+                let what = "the last whole segment is not compared with the server's, which may have been set back";
+                tracing::warn!("{what}: {why}");
                 self.compares = false;
                 Ok(())
             }

@@ -67,6 +67,25 @@ fn a_server_that_was_set_back_contradicts_what_is_stored() {
     }
 }
 
+/// The slot says that the server has it, and the server has not.
+#[test]
+fn a_segment_that_cannot_be_compared_is_named() {
+    let repository = Repository::s3();
+    let cluster = server(Installation::preferred());
+    let ledger = Ledger::create(&cluster);
+    cluster.execute("select pg_create_physical_replication_slot('behind', true)");
+    ledger.write(1, 1000);
+    let last = cluster.switch_wal();
+    ledger.write(1, 1000);
+    receive_all(&repository, &cluster);
+    std::fs::remove_file(cluster.data_dir().join("pg_wal").join(&last)).unwrap();
+    ledger.write(1, 1000);
+    let outcome = call(&repository, &cluster, &["--slot", "behind", "--once-to", &end(&cluster).to_string()]).run();
+    let outcome = outcome.code(0).says("the last whole segment is not compared with the server's");
+    assert!(outcome.stderr.contains(&format!("{last} has already been removed")), "{outcome:?}");
+    assert!(!repository.keys().iter().any(|key| key.contains("/record/gap/")));
+}
+
 /// What a slot keeps may begin on the timeline before.
 #[test]
 fn a_slot_from_before_a_promotion_is_no_gap() {
