@@ -16,6 +16,35 @@ const HEAD: usize = 16;
 /// A record's first eight bytes are never apart, so at most these of a switch lie in the next segment.
 const MOST_OF_SWITCH: usize = RECORD_HEADER - 8;
 
+/// Whose page it is.
+#[derive(PartialEq, Eq)]
+enum Of {
+    /// The segment's.
+    Own,
+    /// That of a segment that the file was before.
+    Older,
+    /// It is all zeros, as far as its header shows.
+    Nothing,
+    /// Nobody's.
+    Nobody,
+}
+
+/// Whose page begins with this, at an offset of the segment that begins with `first`.
+fn of(head: &[u8; HEAD], at: u64, first: &WalHeader) -> Of {
+    let magic = u16::from_le_bytes([head[0], head[1]]);
+    let position = u64_at(head, 8);
+    let ours = magic == first.ident.major.page_magic();
+    if ours && position == first.start.0.wrapping_add(at) {
+        Of::Own
+    } else if ours && position % first.segment_size.bytes() == at {
+        Of::Older
+    } else if head.iter().all(|byte| *byte == 0) {
+        Of::Nothing
+    } else {
+        Of::Nobody
+    }
+}
+
 /// Looks at the pages of a segment, in the pieces in which its bytes come.
 #[derive(Default)]
 pub(super) struct Leftovers {
@@ -38,6 +67,7 @@ impl Leftovers {
     /// Takes the next bytes of the segment.
     pub(super) fn feed(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
+            piece = self.pass_inner_pages(piece);
             let size = self.first.map_or(WalHeader::LEN, |first| first.page_size as usize);
             let (now, later) = piece.split_at(piece.len().min(size - self.page.len()));
             self.page.extend_from_slice(now);
@@ -56,20 +86,28 @@ impl Leftovers {
         }
     }
 
+    /// Nothing of a page need be kept that another one of the segment's own follows: that is nearly every page.
+    fn pass_inner_pages<'a>(&mut self, mut piece: &'a [u8]) -> &'a [u8] {
+        let Some(first) = self.first.filter(|_| self.page.is_empty()) else { return piece };
+        let size = first.page_size as usize;
+        let is_own = |bytes: &[u8], at: u64| bytes.first_chunk().is_some_and(|head| of(head, at, &first) == Of::Own);
+        while piece.len() >= 2 * size && is_own(piece, self.at) && is_own(&piece[size..], self.at + size as u64) {
+            piece = &piece[size..];
+            self.at += size as u64;
+        }
+        piece
+    }
+
     fn judge_page(&mut self, first: &WalHeader) {
         let at = self.at - self.page.len() as u64;
-        if let Some(head) = self.page.first_chunk::<HEAD>() {
-            let magic = u16::from_le_bytes([head[0], head[1]]);
-            let position = u64_at(head, 8);
-            let ours = magic == first.ident.major.page_magic();
-            if ours && position == first.start.0.wrapping_add(at) {
+        match self.page.first_chunk().map(|head| of(head, at, first)) {
+            Some(Of::Own) => {
                 std::mem::swap(&mut self.own, &mut self.page);
                 (self.own_at, self.older, self.strange) = (at, false, false);
-            } else if ours && position % first.segment_size.bytes() == at {
-                self.older = true;
-            } else {
-                self.strange |= head.iter().any(|byte| *byte != 0);
             }
+            Some(Of::Older) => self.older = true,
+            Some(Of::Nobody) => self.strange = true,
+            Some(Of::Nothing) | None => {}
         }
         if at == 0 {
             let rest = self.own.iter().skip(WalHeader::LEN).take(MOST_OF_SWITCH.min(first.continued as usize));
