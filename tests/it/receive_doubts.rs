@@ -9,7 +9,7 @@ use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation, Scratch, StopMode, happens_within};
 use crate::program::Call;
 use crate::repository::{Repository, segment_key};
-use crate::wal_receive::{A_MINUTE, Running, call, end, judge, judged_if_any, number, receive_all, server, stored};
+use crate::wal_receive::{A_MINUTE, Running, call, end, judge, judged_if_any, receive_all, server, standby_of, stored};
 
 /// A copy of a stopped server's data directory, and the way back to it.
 struct Snapshot(Scratch);
@@ -30,6 +30,11 @@ impl Snapshot {
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
+}
+
+fn wait_streaming(cluster: &Cluster) {
+    let streams = "select count(*) from pg_stat_replication where state = 'streaming'";
+    cluster.wait_until("streaming", A_MINUTE, || cluster.value(streams) == "1");
 }
 
 /// A server that was set back to an earlier state, and went another way on the same timeline.
@@ -86,52 +91,6 @@ fn a_segment_that_cannot_be_compared_is_named() {
     assert!(!repository.keys().iter().any(|key| key.contains("/record/gap/")));
 }
 
-/// What a slot keeps may begin on the timeline before.
-#[test]
-fn a_slot_from_before_a_promotion_is_no_gap() {
-    let repository = Repository::s3();
-    let archive = Repository::local();
-    let primary = archiving(&archive, Installation::preferred(), 1);
-    let ledger = Ledger::create(&primary);
-    let backup = primary.base_backup();
-    let standby = Cluster::from_basebackup(&backup);
-    standby.configure("wal_keep_size = '1GB'");
-    standby.configure("archive_mode = off");
-    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
-    standby.start();
-    standby.execute("select pg_create_physical_replication_slot('early', true)");
-    ledger.write(10, 300_000);
-    let sent = end(&primary);
-    standby.wait_until("received", A_MINUTE, || {
-        standby.value(&format!("select pg_last_wal_receive_lsn() >= '{sent}'")) == "t"
-    });
-    let receive = |slot: &str| {
-        let to = end(&standby).to_string();
-        call(&repository, &standby, &["--slot", slot, "--once-to", &to]).run()
-    };
-    assert_eq!(receive("pgark").code, 0);
-    primary.stop(StopMode::Fast);
-    standby.promote();
-    standby.execute("create table after_promotion as select generate_series(1, 50000) i");
-    standby.switch_wal();
-    standby.execute("insert into after_promotion values (1)");
-    assert_eq!(receive("pgark").code, 0);
-    assert!(!stored(&repository, 2).0.is_empty());
-    let lost = stored(&repository, 1).0;
-    let outcome = receive("early");
-    assert_eq!(outcome.code, 0, "{outcome:?}");
-    // And where the repository lacks WAL of the earlier timeline which the slot keeps, it is fetched.
-    let lost = &lost[lost.len() - 2];
-    standby.execute("select pg_create_physical_replication_slot('late', true)");
-    let restart = standby.value("select restart_lsn from pg_replication_slots where slot_name = 'late'");
-    assert!(!restart.is_empty());
-    let outcome = receive("late");
-    assert_eq!(outcome.code, 0, "{outcome:?}");
-    assert!(repository.keys().iter().all(|key| !key.contains("/record/gap/")), "{:?}", repository.keys());
-    judge(&repository, &standby, 2);
-    assert!(number(lost) > 0);
-}
-
 #[test]
 fn what_could_not_be_stored_is_no_success() {
     let repository = Repository::s3();
@@ -141,9 +100,7 @@ fn what_could_not_be_stored_is_no_success() {
     let patient =
         call(&repository, &cluster, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
     let receiver = Running::start(&patient);
-    cluster.wait_until("streaming", A_MINUTE, || {
-        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
-    });
+    wait_streaming(&cluster);
     repository.double().stop_listening();
     ledger.write(5, 1000);
     let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
@@ -161,16 +118,11 @@ fn a_receiver_at_the_end_of_a_timeline_can_be_stopped_while_the_store_is_away() 
     let archive = Repository::local();
     let primary = archiving(&archive, Installation::preferred(), 1);
     let ledger = Ledger::create(&primary);
-    let backup = primary.base_backup();
-    let standby = Cluster::from_basebackup(&backup);
-    standby.configure("archive_mode = off");
-    standby.configure_standby("false", Some(&primary.endpoint().conninfo()));
-    standby.start();
+    let standby = standby_of(&primary);
     let patient =
         call(&repository, &standby, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
     let receiver = Running::start(&patient);
-    let streams = || standby.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1";
-    standby.wait_until("streaming", A_MINUTE, streams);
+    wait_streaming(&standby);
     repository.double().stop_listening();
     ledger.write(5, 1000);
     let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
@@ -189,9 +141,7 @@ fn pieces_are_cut_before_memory_is_full() {
     cluster.switch_wal();
     let words = ["--flush", "1h", "--flush-bytes", "64MiB"];
     let _receiver = Running::start(&call(&repository, &cluster, &words));
-    cluster.wait_until("streaming", A_MINUTE, || {
-        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
-    });
+    wait_streaming(&cluster);
     for _ in 0..20 {
         cluster.execute("select pg_logical_emit_message(false, 'x', repeat('x', 1000000))");
     }
@@ -250,9 +200,7 @@ fn a_start_asks_for_few_pieces() {
     cluster.execute("create table t (i int)");
     cluster.switch_wal();
     let receiver = Running::start(&call(&repository, &cluster, &["--synchronous"]));
-    cluster.wait_until("streaming", A_MINUTE, || {
-        cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
-    });
+    wait_streaming(&cluster);
     cluster.configure("synchronous_standby_names = 'pgark'");
     cluster.reload();
     cluster.wait_until("synchronous", A_MINUTE, || {
@@ -299,9 +247,7 @@ fn large_segments_are_not_held_in_memory() {
         cluster.execute(&format!("create table noise as select {bytes} b from generate_series(1, 262144) i"));
         cluster.switch_wal();
         let receiver = Running::start(&call(&repository, &cluster, &[]));
-        cluster.wait_until("streaming", A_MINUTE, || {
-            cluster.value("select count(*) from pg_stat_replication where state = 'streaming'") == "1"
-        });
+        wait_streaming(&cluster);
         for _ in 0..6 {
             cluster.execute("select pg_logical_emit_message(false, '', b) from noise, generate_series(1, 10)");
         }
