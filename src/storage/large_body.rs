@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{StoreError, StoreErrorKind};
+use crate::stream::part_writer::GIVEN_BACK;
 
 /// Bytes in front, then those of a file, which nobody changes.
 #[derive(Clone, Debug)]
@@ -36,7 +37,9 @@ impl LargeBody {
         let length = length.min(self.length().saturating_sub(offset)) as usize;
         let from = self.front.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
         let ahead = &self.front[from..(from + length).min(self.front.len())];
-        let mut bytes = vec![0; length];
+        let room = if length as u64 > COPIED { length.max(GIVEN_BACK) } else { length };
+        let mut bytes = Vec::with_capacity(room);
+        bytes.resize(length, 0);
         bytes[..ahead.len()].copy_from_slice(ahead);
         let rest = offset.saturating_sub(self.front.len() as u64);
         self.file.read_exact_at(&mut bytes[ahead.len()..], rest)?;

@@ -21,7 +21,7 @@ pub struct PartWriter {
 
 /// glibc gives memory of more than 32 MiB back to the system when it is freed (`DEFAULT_MMAP_THRESHOLD_MAX` in its `malloc.c`).
 /// What is less than that it keeps for later, for each thread anew: with parts of 24 MiB, twice as much as is ever in use.
-const GIVEN_BACK: usize = (32 << 20) + 1;
+pub const GIVEN_BACK: usize = (32 << 20) + 1;
 
 struct OpenExtent {
     at: u64,
