@@ -219,7 +219,11 @@ impl<'a> Connection<'a> {
             }
             let equal = segment.push(part, now).await?;
             self.positions.receive(length, now);
-            self.progress.change(|state| state.received_bytes += length as u64);
+            let received = self.positions.received();
+            self.progress.change(|state| {
+                state.received_bytes += length as u64;
+                state.received = received;
+            });
             match segment.missing() {
                 0 => self.put_segment(segment),
                 _ => self.segment = Some(segment),

@@ -89,7 +89,11 @@ pub async fn run(
     let mut was_spare = false;
     loop {
         let ended = receiver.stream(&mut stop).await;
-        let ReceiveState { connections, durable, .. } = progress.now();
+        let ReceiveState { connections, durable, received, .. } = progress.now();
+        // Whatever ended it: what came and is in no object was given up, until it comes again. Or another receiver stores it.
+        if received > durable && !matches!(ended, Err(Halt::Another(_))) {
+            progress.change(|state| state.given_up = true);
+        }
         // What fails at the same place again and again is not tried without end and pause.
         if durable > furthest {
             (furthest, pauses) = (durable, Box::new(self::pauses()));

@@ -93,23 +93,29 @@ fn a_segment_that_cannot_be_compared_is_named() {
 
 #[test]
 fn what_could_not_be_stored_is_no_success() {
-    let repository = Repository::s3();
-    let cluster = server(Installation::preferred());
-    let ledger = Ledger::create(&cluster);
-    receive_all(&repository, &cluster);
-    let patient =
-        call(&repository, &cluster, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
-    let receiver = Running::start(&patient);
-    wait_streaming(&cluster);
-    repository.double().stop_listening();
-    ledger.write(5, 1000);
-    let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
-    cluster.wait_until("received", A_MINUTE, || cluster.value(&came) == "t");
-    cluster.kill_9();
-    std::thread::sleep(Duration::from_secs(3));
-    let outcome = receiver.stop();
-    assert_ne!(outcome.code, 0, "{outcome:?}");
-    outcome.says("durable is");
+    // A server that dies, and one that is stopped and waits for us in vain.
+    let ends: [fn(&Cluster); 2] = [Cluster::kill_9, |cluster| {
+        cluster.stop(StopMode::Fast);
+    }];
+    for end_server in ends {
+        let repository = Repository::s3();
+        let cluster = server(Installation::preferred());
+        let ledger = Ledger::create(&cluster);
+        receive_all(&repository, &cluster);
+        let patient =
+            call(&repository, &cluster, &[]).env("PGARK_RECEIVE__FLUSH", "1h").env("PGARK_WAL__STOP_DEADLINE", "1s");
+        let receiver = Running::start(&patient);
+        wait_streaming(&cluster);
+        repository.double().stop_listening();
+        ledger.write(5, 1000);
+        let came = format!("select coalesce(max(write_lsn) >= '{}', false) from pg_stat_replication", ledger.tip().lsn);
+        cluster.wait_until("received", A_MINUTE, || cluster.value(&came) == "t");
+        end_server(&cluster);
+        std::thread::sleep(Duration::from_secs(3));
+        let outcome = receiver.stop();
+        assert_eq!(outcome.code, 20, "{outcome:?}");
+        outcome.says("durable is");
+    }
 }
 
 #[test]
