@@ -9,7 +9,7 @@ use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation, Scratch, StopMode, happens_within};
 use crate::program::Call;
 use crate::repository::{Repository, segment_key};
-use crate::wal_receive::{A_MINUTE, Running, call, end, judge, judged_if_any, receive_all, server, standby_of, stored};
+use crate::wal_receive::{A_MINUTE, Running, arrives, call, end, judge, receive_all, server, standby_of, stored};
 
 /// A copy of a stopped server's data directory, and the way back to it.
 struct Snapshot(Scratch);
@@ -160,11 +160,7 @@ fn a_spare_waits_in_silence_and_through_a_restart() {
     let repository = Repository::s3();
     let cluster = server(Installation::preferred());
     let ledger = Ledger::create(&cluster);
-    let arrives = || {
-        ledger.write(2, 1000);
-        let to = end(&cluster);
-        happens_within(A_MINUTE, || judged_if_any(&repository, &cluster, 1) >= to)
-    };
+    let arrives = || arrives(&repository, &cluster, &ledger);
     let first = Running::start(&call(&repository, &cluster, &[]));
     assert!(arrives());
     std::thread::sleep(Duration::from_secs(2));

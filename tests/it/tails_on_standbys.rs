@@ -127,15 +127,21 @@ fn full_segment(primary: &Cluster, ledger: &Ledger) -> String {
     full
 }
 
+/// A server that keeps its WAL, what was written, and a segment that is full of it.
+fn with_full_segment(installation: &'static Installation) -> (Cluster, Ledger, String) {
+    let primary = streamed(installation).conf("wal_keep_size = '64MB'").start();
+    let ledger = Ledger::create(&primary);
+    primary.switch_wal();
+    let full = full_segment(&primary, &ledger);
+    (primary, ledger, full)
+}
+
 /// It streams into files that were other segments: what is behind the WAL is no zeros.
 #[test]
 fn a_standby_that_streams_does_not_archive_what_it_never_received() {
     for installation in Installation::all_wanted() {
         let repository = Repository::s3();
-        let primary = streamed(installation).conf("wal_keep_size = '64MB'").start();
-        let ledger = Ledger::create(&primary);
-        primary.switch_wal();
-        let older = full_segment(&primary, &ledger);
+        let (primary, ledger, older) = with_full_segment(installation);
         let backup = primary.base_backup();
         let between = Cluster::builder().conf("archive_mode = off").on_copy_of(&backup);
         between.configure_standby("false", Some(&primary.endpoint().conninfo()));
@@ -169,10 +175,7 @@ fn a_standby_that_streams_does_not_archive_what_it_never_received() {
 fn the_whole_segment_is_stored_after_its_beginning() {
     for installation in Installation::all_wanted() {
         let repository = Repository::s3();
-        let primary = streamed(installation).conf("wal_keep_size = '64MB'").start();
-        let ledger = Ledger::create(&primary);
-        primary.switch_wal();
-        let older = full_segment(&primary, &ledger);
+        let (primary, ledger, older) = with_full_segment(installation);
         ledger.write(3, 300);
         let cut = (primary.current_lsn().0 % primary.segment_bytes()) as usize;
         let begun = full_segment(&primary, &ledger);

@@ -396,16 +396,19 @@ fn a_silent_server_costs_no_request() {
     panic!("the server is never silent");
 }
 
+/// Whether what is written now is stored.
+pub fn arrives(repository: &Repository, cluster: &Cluster, ledger: &Ledger) -> bool {
+    ledger.write(2, 1000);
+    let to = end(cluster);
+    happens_within(A_MINUTE, || judged_if_any(repository, cluster, 1) >= to)
+}
+
 #[test]
 fn the_second_of_two_receivers_takes_over() {
     let repository = Repository::s3();
     let cluster = server(Installation::preferred());
     let ledger = Ledger::create(&cluster);
-    let arrives = || {
-        ledger.write(2, 1000);
-        let to = end(&cluster);
-        happens_within(A_MINUTE, || judged_if_any(&repository, &cluster, 1) >= to)
-    };
+    let arrives = || arrives(&repository, &cluster, &ledger);
     // With one slot, and with two.
     for slots in [["one", "one"], ["one", "two"]] {
         let [first, second] = slots.map(|slot| {
