@@ -90,10 +90,10 @@ pub async fn run(
     loop {
         let ended = receiver.stream(&mut stop).await;
         let ReceiveState { connections, durable, received, .. } = progress.now();
-        // Whatever ended it: what came and is in no object was given up, until it comes again. Or another receiver stores it.
-        if received > durable && !matches!(ended, Err(Halt::Another(_))) {
-            progress.change(|state| state.given_up = true);
-        }
+        // What came and is in no object was given up until it comes again, unless another receiver has stored it.
+        let stored = receiver.place.as_ref().map_or(durable, |place| place.reaches.max(durable));
+        let fails = ended.as_ref().is_err_and(|halt| !matches!(halt, Halt::Another(_)));
+        progress.change(|state| state.given_up |= fails && received > stored);
         // What fails at the same place again and again is not tried without end and pause.
         if durable > furthest {
             (furthest, pauses) = (durable, Box::new(self::pauses()));

@@ -83,7 +83,8 @@ fn the_server_that_is_wanted_is_taken() {
         let receiver = Running::start(&receive(&repository, &preferring, &[]));
         standby.wait_until("streaming", A_MINUTE, || streams_from(&standby));
         assert!(!streams_from(&primary));
-        assert_eq!(receiver.stop().code, 0);
+        let outcome = receiver.stop();
+        assert_eq!(outcome.code, 0, "{outcome:?}");
     }
 }
 
@@ -176,7 +177,8 @@ fn a_gap_of_one_server_is_closed_from_another() {
     standby.wait_until("streaming", A_MINUTE, || streams_from(&standby));
     let closed = happens_within(A_MINUTE, || judge(&repository, &standby, 1) >= to);
     assert!(closed, "{:?}", stored(&repository, 1).0);
-    assert_eq!(receiver.stop().code, 0);
+    let outcome = receiver.stop();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
     // The note stays, and nothing is lost.
     let outcome = receive(&repository, &both, &["--once-to", &to.to_string()]).run();
     assert_eq!(outcome.code, 0, "{outcome:?}");
