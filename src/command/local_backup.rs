@@ -23,7 +23,7 @@ use crate::postgres::backup_files::{BackupFiles, CONTROL_FILE};
 use crate::postgres::control_details::ControlDetails;
 use crate::repo::Repository;
 use crate::repo::manifest::Tablespace;
-use crate::repo::manifest_entries::MOST_LINES;
+use crate::repo::manifest_lines::MOST_LINES;
 use crate::server::BackupSession;
 
 /// Takes the backup.

@@ -1,7 +1,5 @@
 //! The backups of one generation: their manifests in the store, written last and read first.
 
-use std::io::{BufRead, BufReader, Read, Write};
-
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -11,9 +9,9 @@ use super::error::RepoError;
 use super::layout::{BackupKey, Generation};
 use super::manifest::BackupSummary;
 use super::manifest_entries::{Collector, Manifest};
+use super::manifest_lines::{LARGEST_MANIFEST, Lines, SUMMARY_READ, decode, decode_summary};
 use crate::storage::object_store::Visit;
 use crate::storage::{Get, KeyPrefix, Listed, ObjectKey, ObjectStoreExt, Put, UserMetadata};
-use crate::stream::Sha256Hasher;
 
 /// What a listing says about one backup, before anything of it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,77 +58,20 @@ impl BackupListing {
     }
 }
 
-/// The largest summary line, unpacked.
-const LARGEST_SUMMARY: u64 = 1 << 20;
-/// Enough of a manifest to hold its summary, packed, in one read.
-const SUMMARY_READ: usize = 64 << 10;
-/// The largest stored manifest: a cluster of some millions of files.
-const LARGEST_MANIFEST: usize = 512 << 20;
-/// The longest line: a file of about a tebibyte.
-const LONGEST_LINE: u64 = 16 << 20;
-const LEVEL: i32 = 3;
-/// What zstd's levels up to 19 need: a larger window is not ours.
-const WINDOW_LOG_MAX: u32 = 23;
-
-fn decoder(stored: &[u8]) -> std::io::Result<zstd::stream::read::Decoder<'static, &[u8]>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(stored)?;
-    decoder.window_log_max(WINDOW_LOG_MAX)?;
-    Ok(decoder)
-}
-
 impl Manifest {
     /// The bytes to store.
     pub fn encode(&self) -> Result<Bytes, RepoError> {
-        let mut first =
-            serde_json::to_vec(&self.summary).map_err(|e| RepoError::damaged(&"manifest", e.to_string()))?;
-        first.push(b'\n');
-        let frame = |before| {
-            let mut frame = zstd::stream::write::Encoder::new(before, LEVEL)?;
-            // The summary is read alone, without the digest in the last line.
-            frame.include_checksum(true)?;
-            Ok(frame)
-        };
-        let mut summary = frame(Vec::new()).map_err(RepoError::Destination)?;
-        let summary = summary.write_all(&first).and_then(|()| summary.finish()).map_err(RepoError::Destination)?;
-        let mut rest = frame(summary).map_err(RepoError::Destination)?;
-        self.lines(&first, |line| rest.write_all(line))?;
-        Ok(rest.finish().map_err(RepoError::Destination)?.into())
+        let mut lines = Lines::begin(&self.summary)?;
+        self.parts.iter().try_for_each(|part| lines.put(part))?;
+        self.directories.iter().try_for_each(|directory| lines.put(directory))?;
+        self.files.iter().try_for_each(|file| lines.put(file))?;
+        self.bad_pages.iter().try_for_each(|page| lines.put(page))?;
+        lines.finish()
     }
 
     /// Reads what [`Manifest::encode`] wrote.
     pub fn decode(key: &ObjectKey, stored: &[u8]) -> Result<Self, RepoError> {
-        let damaged = |why: String| RepoError::damaged(key, why);
-        let decoder = decoder(stored).map_err(|e| damaged(e.to_string()))?;
-        let mut plain = BufReader::with_capacity(256 << 10, decoder);
-        let mut hasher = Sha256Hasher::default();
-        let mut line = Vec::new();
-        let mut collector: Option<Collector> = None;
-        loop {
-            line.clear();
-            plain.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(|e| damaged(e.to_string()))?;
-            if line.pop() != Some(b'\n') {
-                return Err(damaged("it ends within a line, or before its last one".to_owned()));
-            }
-            let Some(collector) = &mut collector else {
-                let summary = serde_json::from_slice(&line).map_err(|e| damaged(format!("its summary: {e}")))?;
-                hasher.update(&line);
-                hasher.update(b"\n");
-                collector = Some(Collector::new(summary).map_err(damaged)?);
-                continue;
-            };
-            if collector.take(&line, || std::mem::take(&mut hasher).finish().sha256).map_err(damaged)? {
-                break;
-            }
-            hasher.update(&line);
-            hasher.update(b"\n");
-        }
-        if plain.read(&mut [0; 1]).map_err(|e| damaged(e.to_string()))? != 0 {
-            return Err(damaged("there are bytes behind its last line".to_owned()));
-        }
-        match collector {
-            Some(collector) => collector.finish().map_err(damaged),
-            None => Err(damaged("it is empty".to_owned())),
-        }
+        decode::<Collector>(key, stored)
     }
 }
 
@@ -168,13 +109,8 @@ impl Repository {
             return Ok(None);
         };
         let start = self.store.read_start(&key, found, SUMMARY_READ).await?;
-        let damaged = |why: String| RepoError::damaged(&key, why);
-        let decoder = decoder(&start).map_err(|e| damaged(e.to_string()))?;
-        let mut line = Vec::new();
-        decoder.single_frame().take(LARGEST_SUMMARY).read_to_end(&mut line).map_err(|e| damaged(e.to_string()))?;
-        let summary: BackupSummary =
-            serde_json::from_slice(&line).map_err(|e| damaged(format!("its summary cannot be read: {e}")))?;
-        summary.check(generation, id).map_err(damaged)?;
+        let summary: BackupSummary = decode_summary(&key, &start)?;
+        summary.check(generation, id).map_err(|why| RepoError::damaged(&key, why))?;
         Ok(Some(summary))
     }
 

@@ -5,10 +5,11 @@
 //! reader's memory is bounded by that. The lines of one kind stand together, in the order parts, directories, files, bad
 //! pages; directories and files are in the byte order of their paths.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::error::RepoError;
 use super::manifest::BackupSummary;
+use super::manifest_lines::{Collect, MOST_LINES};
 use crate::postgres::BackupPath;
 use crate::stream::Sha256;
 
@@ -82,13 +83,6 @@ pub struct BadPage {
     pub block: u32,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct End {
-    lines: u64,
-    sha256: Sha256,
-}
-
 /// A whole manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -104,8 +98,6 @@ pub struct Manifest {
     pub bad_pages: Vec<BadPage>,
 }
 
-/// What no backup comes near: a writer stops there, too.
-pub const MOST_LINES: u64 = 4_000_000;
 /// Databases may be empty, but not that many.
 const MOST_EMPTY_DIRECTORIES: u64 = 100_000;
 /// How many extents there may be for each file and part.
@@ -119,52 +111,71 @@ const LARGEST_PART: u64 = 2 << 30;
 /// Of files that are a restore's own.
 const RESERVED: &[u8] = b".pgark-";
 
-/// Turns lines into a manifest, one at a time.
+/// Turns lines into a manifest.
 pub(super) struct Collector {
     manifest: Manifest,
-    lines: u64,
     extents: u64,
 }
 
-impl Collector {
-    pub(super) fn new(summary: BackupSummary) -> Result<Self, String> {
+impl Collect for Collector {
+    type Manifest = Manifest;
+    type Summary = BackupSummary;
+
+    fn begin(summary: BackupSummary) -> Result<Self, String> {
         let promised = [summary.files, u64::from(summary.parts), summary.bad_pages];
         if promised.into_iter().fold(0, u64::saturating_add) > MOST_LINES {
             return Err(format!("its summary promises more than {MOST_LINES} lines"));
         }
         let manifest = Manifest { summary, parts: vec![], directories: vec![], files: vec![], bad_pages: vec![] };
-        Ok(Collector { manifest, lines: 1, extents: 0 })
+        Ok(Collector { manifest, extents: 0 })
     }
 
-    /// Takes the next line; `true` when it is the end, and fits `digest` of all lines before it.
-    pub(super) fn take(&mut self, line: &[u8], digest: impl FnOnce() -> Sha256) -> Result<bool, String> {
-        let unreadable = |e: serde_json::Error| format!("line {}: {e}", self.lines + 1);
-        // A line's kind shows in its first key: writers put it there.
+    /// A line's kind shows in its first key: writers put it there.
+    fn take(&mut self, line: &[u8]) -> Option<Result<(), String>> {
+        fn read<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+            serde_json::from_slice(line).map_err(|e| e.to_string())
+        }
         if line.starts_with(b"{\"file\"") {
-            let file = serde_json::from_slice(line).map_err(unreadable)?;
-            self.file(file)?;
+            Some(read(line).and_then(|file| self.file(file)))
         } else if line.starts_with(b"{\"part\"") {
-            let part = serde_json::from_slice(line).map_err(unreadable)?;
-            self.part(part)?;
+            Some(read(line).and_then(|part| self.part(part)))
         } else if line.starts_with(b"{\"directory\"") {
-            let directory = serde_json::from_slice(line).map_err(unreadable)?;
-            self.directory(directory)?;
+            Some(read(line).and_then(|directory| self.directory(directory)))
         } else if line.starts_with(b"{\"bad_page\"") {
-            let page = serde_json::from_slice(line).map_err(unreadable)?;
-            not_more("bad pages", self.manifest.bad_pages.len(), self.manifest.summary.bad_pages)?;
-            self.manifest.bad_pages.push(page);
+            Some(read(line).and_then(|page| self.bad_page(page)))
         } else {
-            let end: End = serde_json::from_slice(line).map_err(unreadable)?;
-            return match end.lines == self.lines && end.sha256 == digest() {
-                true => Ok(true),
-                false => Err("its last line does not fit the lines before it".to_owned()),
-            };
+            None
         }
-        self.lines += 1;
-        if self.lines > MOST_LINES {
-            return Err(format!("it has more than {MOST_LINES} lines"));
+    }
+
+    fn finish(self) -> Result<Manifest, String> {
+        let Manifest { summary, parts, files, bad_pages, .. } = &self.manifest;
+        let plain: u64 = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+        let stored: u64 = parts.iter().map(|part| part.stored).fold(0, u64::saturating_add);
+        let counts = (files.len() as u64, plain, parts.len() as u64, stored, bad_pages.len() as u64);
+        let promised =
+            (summary.files, summary.plain_bytes, u64::from(summary.parts), summary.stored_bytes, summary.bad_pages);
+        if counts != promised {
+            return Err("its lines do not add up to what its summary says".to_owned());
         }
-        Ok(false)
+        let runs = files.iter().flat_map(|file| &file.extents);
+        let mut runs: Vec<_> = runs.map(|extent| (extent.part, extent.at, extent.stored)).collect();
+        runs.sort_unstable();
+        for pair in runs.windows(2) {
+            let [(part, at, stored), (next_part, next_at, _)] = [pair[0], pair[1]];
+            if part == next_part && at + stored > next_at {
+                return Err(format!("two files are in one place, at byte {next_at} of part {part}"));
+            }
+        }
+        Ok(self.manifest)
+    }
+}
+
+impl Collector {
+    fn bad_page(&mut self, page: BadPage) -> Result<(), String> {
+        not_more("bad pages", self.manifest.bad_pages.len(), self.manifest.summary.bad_pages)?;
+        self.manifest.bad_pages.push(page);
+        Ok(())
     }
 
     fn part(&mut self, part: PartEntry) -> Result<(), String> {
@@ -267,28 +278,6 @@ impl Collector {
         }
         Ok(())
     }
-
-    pub(super) fn finish(self) -> Result<Manifest, String> {
-        let Manifest { summary, parts, files, bad_pages, .. } = &self.manifest;
-        let plain: u64 = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
-        let stored: u64 = parts.iter().map(|part| part.stored).fold(0, u64::saturating_add);
-        let counts = (files.len() as u64, plain, parts.len() as u64, stored, bad_pages.len() as u64);
-        let promised =
-            (summary.files, summary.plain_bytes, u64::from(summary.parts), summary.stored_bytes, summary.bad_pages);
-        if counts != promised {
-            return Err("its lines do not add up to what its summary says".to_owned());
-        }
-        let runs = files.iter().flat_map(|file| &file.extents);
-        let mut runs: Vec<_> = runs.map(|extent| (extent.part, extent.at, extent.stored)).collect();
-        runs.sort_unstable();
-        for pair in runs.windows(2) {
-            let [(part, at, stored), (next_part, next_at, _)] = [pair[0], pair[1]];
-            if part == next_part && at + stored > next_at {
-                return Err(format!("two files are in one place, at byte {next_at} of part {part}"));
-            }
-        }
-        Ok(self.manifest)
-    }
 }
 
 fn not_more(what: &str, there: usize, promised: u64) -> Result<(), String> {
@@ -313,50 +302,5 @@ impl Manifest {
         self.summary.parts = self.parts.len() as u32;
         self.summary.stored_bytes = self.parts.iter().map(|part| part.stored).sum();
         self.summary.bad_pages = self.bad_pages.len() as u64;
-    }
-
-    /// Gives each line but the first to `write`, the end last. `first` is the summary's line.
-    pub(super) fn lines(
-        &self,
-        first: &[u8],
-        mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), RepoError> {
-        let mut hasher = crate::stream::Sha256Hasher::default();
-        hasher.update(first);
-        let mut count = 1u64;
-        let mut line = Vec::new();
-        let mut put = |value: &dyn Line, counted: Option<&mut crate::stream::Sha256Hasher>| {
-            line.clear();
-            value.write(&mut line).map_err(std::io::Error::other)?;
-            line.push(b'\n');
-            if let Some(hasher) = counted {
-                hasher.update(&line);
-            }
-            write(&line)
-        };
-        let each = self.parts.iter().map(|l| l as &dyn Line);
-        let each = each.chain(self.directories.iter().map(|l| l as &dyn Line));
-        let each = each.chain(self.files.iter().map(|l| l as &dyn Line));
-        for value in each.chain(self.bad_pages.iter().map(|l| l as &dyn Line)) {
-            put(value, Some(&mut hasher)).map_err(RepoError::Destination)?;
-            count += 1;
-        }
-        if count > MOST_LINES {
-            let message = format!("the backup has {count} files and directories, more than {MOST_LINES}");
-            return Err(RepoError::Destination(std::io::Error::other(message)));
-        }
-        let end = End { lines: count, sha256: hasher.finish().sha256 };
-        put(&end, None).map_err(RepoError::Destination)
-    }
-}
-
-/// What can be a line.
-trait Line {
-    fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()>;
-}
-
-impl<T: Serialize> Line for T {
-    fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        serde_json::to_writer(out, self)
     }
 }

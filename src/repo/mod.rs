@@ -26,6 +26,7 @@ pub mod live_piece;
 pub mod live_tail;
 pub mod manifest;
 pub mod manifest_entries;
+pub mod manifest_lines;
 mod needed;
 pub mod outlook;
 pub mod planning;
