@@ -11,6 +11,9 @@
 //! <cluster>/<n>/backup/<backup id>/part/<8 digits>.tar.zst
 //! <cluster>/<n>/backup/<backup id>/manifest.json.zst
 //! <cluster>/<n>/backup/<backup id>/keep.json
+//! <cluster>/dump/<dump id>/<6 digits of the file>/<8 digits of the part>.zst
+//! <cluster>/dump/<dump id>/manifest.json.zst
+//! <cluster>/dump/<dump id>/keep.json
 //! <cluster>/record/<kind>/<name>
 //! ```
 //!
@@ -107,6 +110,22 @@ pub enum BackupKey {
     Keep,
     /// A part of its files, from 1.
     Part(u32),
+}
+
+/// What a key below `dump/` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DumpKey {
+    /// What makes the dump exist.
+    Manifest,
+    /// The word of an operator that it must stay.
+    Keep,
+    /// A part of one of its files; both from 1.
+    Part {
+        /// The file.
+        file: u32,
+        /// The part.
+        part: u32,
+    },
 }
 
 /// The keys of one cluster.
@@ -294,6 +313,42 @@ impl Layout {
         (self.backup(generation, id, piece).as_str() == name).then_some((generation, id, piece))
     }
 
+    /// All logical dumps.
+    pub fn dumps(&self) -> KeyPrefix {
+        prefix(format!("{}dump/", self.root))
+    }
+
+    /// All pieces of a dump.
+    pub fn dump_prefix(&self, id: BackupId) -> KeyPrefix {
+        prefix(format!("{}{id}/", self.dumps()))
+    }
+
+    /// The place of a piece of a dump.
+    pub fn dump(&self, id: BackupId, piece: DumpKey) -> ObjectKey {
+        let dump = self.dump_prefix(id);
+        key(match piece {
+            DumpKey::Manifest => format!("{dump}manifest.json{SUFFIX}"),
+            DumpKey::Keep => format!("{dump}keep.json"),
+            DumpKey::Part { file, part } => format!("{dump}{file:06}/{part:08}{SUFFIX}"),
+        })
+    }
+
+    /// What a key below [`Layout::dumps`] names; `None` for a key that is not one of ours.
+    pub fn parse_dump(&self, name: &str) -> Option<(BackupId, DumpKey)> {
+        let (id, piece) = name.strip_prefix(self.dumps().as_str())?.split_once('/')?;
+        let id: BackupId = id.parse().ok()?;
+        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let piece = match piece {
+            "keep.json" => DumpKey::Keep,
+            "manifest.json.zst" => DumpKey::Manifest,
+            part => {
+                let (file, part) = part.strip_suffix(SUFFIX)?.split_once('/')?;
+                DumpKey::Part { file: number(file)?, part: number(part)? }
+            }
+        };
+        (self.dump(id, piece).as_str() == name).then_some((id, piece))
+    }
+
     /// All notes of a kind.
     pub fn records(&self, kind: &'static str) -> KeyPrefix {
         prefix(format!("{}record/{kind}/", self.root))
@@ -440,6 +495,15 @@ mod tests {
             for piece in [BackupKey::Manifest, BackupKey::Keep, BackupKey::Part(part)] {
                 let key = layout.backup(Generation(generation), id, piece);
                 prop_assert_eq!(layout.parse_backup(key.as_str()), Some((Generation(generation), id, piece)));
+            }
+        }
+
+        #[test]
+        fn dump_keys_go_both_ways(seconds in 0i64..4_000_000_000, tail: u32, file in 1u32..1_000_000, part in 1u32..100_000_000) {
+            let layout = layout();
+            let id = BackupId::new(jiff::Timestamp::from_second(seconds).unwrap(), tail);
+            for piece in [DumpKey::Manifest, DumpKey::Keep, DumpKey::Part { file, part }] {
+                prop_assert_eq!(layout.parse_dump(layout.dump(id, piece).as_str()), Some((id, piece)));
             }
         }
 

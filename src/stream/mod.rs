@@ -3,6 +3,7 @@
 //! This layer moves bytes and measures them. It knows no keys, no settings and no stores, and it
 //! does not know what the header of an object says: that is `repo::wal_object`.
 
+pub mod cut;
 pub mod digest;
 pub mod frame;
 pub mod growing;
