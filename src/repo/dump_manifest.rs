@@ -286,7 +286,7 @@ mod tests {
                 format: FORMAT.to_owned(),
                 id: "20261122T231805Z-0a1b2c3d".parse().unwrap(),
                 system_identifier: SystemId(7),
-                postgres_major: PgMajor::new(15).unwrap(),
+                postgres_major: 15.try_into().unwrap(),
                 program: "pg_dump (PostgreSQL) 15.20".to_owned(),
                 label: String::new(),
                 from_standby: false,
