@@ -200,6 +200,7 @@ mod tests {
                 channel_binding: ChannelBinding::default(),
                 target: TargetSession::default(),
                 keep_alive: KeepAlive::default(),
+                parameters: Default::default(),
             },
             binary: None,
             read_words: |_, _| Err("not asked"),

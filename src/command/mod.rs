@@ -18,6 +18,8 @@ mod check_receiver;
 pub mod check_server;
 pub mod check_store;
 pub mod check_switch;
+pub mod dump;
+mod dump_program;
 pub mod expire;
 pub mod expire_delete;
 mod expire_records;

@@ -50,6 +50,9 @@ const PAGE_MAGICS: [(u16, u32); 6] =
     [(0xD106, 13), (0xD10D, 14), (0xD110, 15), (0xD113, 16), (0xD116, 17), (0xD118, 18)];
 
 impl PgMajor {
+    /// The newest one.
+    pub const NEWEST: PgMajor = PgMajor(18);
+
     /// The version that writes WAL pages with this magic number.
     pub fn from_page_magic(magic: u16) -> Option<Self> {
         PAGE_MAGICS.iter().find(|(known, _)| *known == magic).map(|(_, major)| PgMajor(*major))

@@ -3,6 +3,8 @@
 //! Dumps belong to no generation: one of an old major version restores into a newer one. One that lacks a part is damaged, whatever
 //! its manifest says.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
@@ -193,6 +195,29 @@ impl Repository {
         let manifest = DumpManifest::decode(&key, &stored)?;
         manifest.summary.check(id).map_err(|why| RepoError::damaged(&key, why))?;
         Ok(Some(manifest))
+    }
+
+    /// Fails with the first part that is not there, or has another size. One listing.
+    pub async fn check_dump_parts(&self, manifest: &DumpManifest) -> Result<(), RepoError> {
+        let mut sizes = BTreeMap::new();
+        let visit = |listed: &Listed| {
+            if let Some((_, key @ DumpKey::Part { .. })) = self.layout.parse_dump(&listed.name) {
+                sizes.insert(key, listed.size);
+            }
+            Visit::More
+        };
+        let id = manifest.summary.id;
+        self.store.visit_after(&self.layout.dump_prefix(id), None, PAGE, visit).await?;
+        for (file, part) in manifest.files.iter().flat_map(|file| file.parts.iter().map(move |part| (file.file, part))) {
+            let key = DumpKey::Part { file, part: part.part };
+            let why = match sizes.get(&key) {
+                Some(size) if *size == part.stored => continue,
+                None => "it was stored and is gone".to_owned(),
+                Some(size) => format!("it is {size} bytes long, but was written with {}", part.stored),
+            };
+            return Err(RepoError::damaged(&self.layout.dump(id, key), why));
+        }
+        Ok(())
     }
 
     /// Writes the manifest: with this the dump exists.

@@ -195,7 +195,7 @@ impl BackupSession {
     }
 }
 
-fn get<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, ServerError> {
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, ServerError> {
     row.try_get(at).map_err(|e| ServerError(reason(&e)))
 }
 
@@ -203,7 +203,7 @@ fn lsn(row: &Row, at: usize) -> Result<Lsn, ServerError> {
     get::<String>(row, at)?.parse().map_err(|e: crate::postgres::Malformed| ServerError(e.to_string()))
 }
 
-fn moment(row: &Row, at: usize) -> Result<Timestamp, ServerError> {
+pub(super) fn moment(row: &Row, at: usize) -> Result<Timestamp, ServerError> {
     let microseconds = get::<f64>(row, at)? * 1e6;
     Timestamp::from_microsecond(microseconds as i64).map_err(|e| ServerError(e.to_string()))
 }

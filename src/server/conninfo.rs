@@ -4,6 +4,7 @@
 //! Sources: "Connection Strings", "Environment Variables" and "SSL Support" in PostgreSQL's documentation of libpq;
 //! `connectOptions2` in `fe-connect.c` and `initialize_SSL` in `fe-secure-openssl.c`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct Conninfo {
     pub target: TargetSession,
     /// How the kernel notices that a server is gone.
     pub keep_alive: KeepAlive,
+    /// All of it by libpq's names, for PostgreSQL's own programs.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// One place to connect to.
@@ -148,6 +151,7 @@ impl ConnectionString {
             application_name: self.get("application_name").or_else(|| self.get("fallback_application_name")),
             options: self.get("options"),
             connect_timeout: self.connect_timeout()?,
+            parameters: self.values,
         })
     }
 

@@ -60,6 +60,9 @@ pub struct ProgramConnection {
 }
 
 const SERVICE: &str = "pgark";
+/// A server that is gone is noticed within two minutes, unless somebody wants it otherwise.
+const KEEP_ALIVE: [(&str, &str); 4] =
+    [("connect_timeout", "10"), ("keepalives_idle", "60"), ("keepalives_interval", "10"), ("keepalives_count", "6")];
 /// Parameters that name where to look for others, or the database, which each call names for itself.
 const ELSEWHERE: [&str; 3] = ["service", "servicefile", "dbname"];
 
@@ -80,6 +83,11 @@ impl ProgramConnection {
         command.env("PGSERVICEFILE", self.directory.path().join(SERVICE))
     }
 
+    /// What names the server, for `--dbname`.
+    pub fn service() -> String {
+        format!("service={SERVICE}")
+    }
+
     /// What names a database of the server, for `--dbname`.
     pub fn database(name: &str) -> String {
         let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
@@ -95,6 +103,9 @@ fn service_file(parameters: &BTreeMap<String, String>) -> Result<String, ServerE
             let message = format!("`{name}` begins or ends with a blank, or has a line break: PostgreSQL's programs cannot be told it");
             return Err(ServerError(message));
         }
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    for (name, value) in KEEP_ALIVE.iter().filter(|(name, _)| !parameters.contains_key(*name)) {
         text.push_str(&format!("{name}={value}\n"));
     }
     Ok(text)
@@ -113,7 +124,9 @@ mod tests {
     fn all_that_says_where_the_server_is_goes_into_the_file() {
         let all = [("host", "db1,db2"), ("password", "a=b #c"), ("service", "x"), ("dbname", "y"), ("sslmode", "")];
         let all = all.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(service_file(&all.clone().into()).unwrap(), "[pgark]\nhost=db1,db2\npassword=a=b #c\n");
+        let text = service_file(&all.clone().into()).unwrap();
+        assert!(text.starts_with("[pgark]\nhost=db1,db2\npassword=a=b #c\nconnect_timeout=10\n"), "{text}");
+        assert!(!text.contains("sslmode") && !text.contains("dbname"));
         for odd in ["x ", " x", "a\nb"] {
             assert!(service_file(&[("password".to_owned(), odd.to_owned())].into()).is_err(), "{odd:?}");
         }

@@ -1,0 +1,111 @@
+//! A program of PostgreSQL at work: what it writes is read as a stream, what it says is told, and it never outlives us.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, FailureKind};
+
+/// Lines that are kept for the message of a failure.
+const LAST_LINES: usize = 20;
+/// A program that says more in one line says nothing.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// How long it may take to end when its output has.
+const AT_ITS_END: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A program that runs. It is killed, with all that it started, when this is dropped.
+pub(super) struct Running {
+    what: String,
+    child: Child,
+    said: Arc<Mutex<VecDeque<String>>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it. `what` is for messages.
+    pub(super) fn start(mut command: Command, what: String) -> Result<(Self, ChildStdout), Failure> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let cannot = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("{what} cannot be started: {e}"));
+        let mut child = command.spawn().map_err(cannot)?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        let (heard, name) = (Arc::clone(&said), what.clone());
+        let listener = err.map(|err| {
+            std::thread::spawn(move || {
+                for line in BufReader::new(err).split(b'\n').map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]).into_owned();
+                    tracing::info!("{name}: {line}");
+                    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    heard.push_back(line);
+                    if heard.len() > LAST_LINES {
+                        heard.pop_front();
+                    }
+                }
+            })
+        });
+        let running = Running { what, child, said, listener };
+        match out {
+            Some(out) => Ok((running, out)),
+            None => Err(Failure::new(FailureKind::Internal, "a program has no output")),
+        }
+    }
+
+    /// Waits for its end, once its output has ended. Success is its own word for it.
+    pub(super) async fn wait(mut self) -> Result<(), Failure> {
+        let since = Instant::now();
+        let ended = loop {
+            match self.child.try_wait() {
+                Ok(None) if since.elapsed() < AT_ITS_END => sleep(LOOK).await,
+                Ok(None) => {
+                    let message = format!("{} has written all and does not end", self.what);
+                    return Err(Failure::new(FailureKind::Server, message));
+                }
+                Ok(Some(status)) => break Ok(status),
+                Err(error) => break Err(error),
+            }
+        };
+        if let Some(listener) = self.listener.take() {
+            listener.join().ok();
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).make_contiguous().join("; ");
+        let failed = |how: String| {
+            let why = if said.is_empty() { how } else { format!("{how}: {said}") };
+            Failure::new(FailureKind::Server, format!("{} {why}", self.what))
+        };
+        match ended {
+            Ok(status) if status.success() => {
+                if !said.is_empty() {
+                    tracing::warn!("{}: {said}", self.what);
+                }
+                Ok(())
+            }
+            Ok(status) => Err(failed(words(status))),
+            Err(error) => Err(failed(format!("cannot be waited for: {error}"))),
+        }
+    }
+}
+
+fn words(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("ended with exit code {code}"),
+        None => format!("was ended ({status})"),
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let (Ok(None), Some(group)) = (self.child.try_wait(), Pid::from_raw(self.child.id().cast_signed())) {
+            kill_process_group(group, Signal::KILL).ok();
+            self.child.wait().ok();
+        }
+    }
+}
