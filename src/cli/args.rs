@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::dump_verbs::DumpArgs;
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
 use super::receive_verb::WalReceiveArgs;
@@ -122,6 +123,8 @@ pub enum Verb {
             wrong checksums were found; 2 to 99 when there is no backup (docs/exit-codes.md)."
     )]
     Basebackup(BasebackupArgs),
+    /// Take a logical dump, by the server's own pg_dump
+    Dump(DumpArgs),
     /// Restore a backup to a directory, to recover to a point in time from there
     #[command(after_help = "Examples:\n  sudo -u postgres pgark restore --to /var/lib/postgresql/15/main\n  \
             pgark restore --to /srv/pg --target-time '2026-11-22 14:05:00+01:00'\n  \
@@ -330,6 +333,9 @@ impl Cli {
             flags.push(("backup.level", "--level", backup.level.clone()));
             flags.push(("backup.checkpoint", "--checkpoint", backup.checkpoint.clone()));
             flags.push(("backup.wal_wait", "--wal-wait", backup.wal_wait.clone()));
+        }
+        if let Verb::Dump(dump) = &self.verb {
+            flags.extend(dump.flag_values());
         }
         if let Verb::Restore(restore) = &self.verb {
             flags.push(("backup.jobs", "--jobs", restore.jobs.clone()));

@@ -13,8 +13,8 @@ use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
-    about_verbs, backup_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, receive_verb, settings, values,
-    verify_verb,
+    about_verbs, backup_verbs, dump_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, receive_verb,
+    settings, values, verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
@@ -53,7 +53,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 24] = [
+    const VERBS: [&str; 25] = [
         "wal-fetch",
         "wal-prefetch",
         "archive-get",
@@ -62,6 +62,7 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "wal-receive",
         "basebackup",
         "backup-push",
+        "dump",
         "restore",
         "list",
         "backup-list",
@@ -165,6 +166,7 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::WalPush(args) => push(args, &sources),
         Verb::WalReceive(args) => receive_verb::receive(args, &sources),
         Verb::Basebackup(args) => backup_verbs::basebackup(args, &cli.global, &sources),
+        Verb::Dump(args) => dump_verbs::dump(args, &cli.global, &sources),
         Verb::Restore(args) => backup_verbs::restore(args, &cli.global, &sources),
         Verb::List(args) => look_verbs::list(args, &sources),
         Verb::Show(args) => look_verbs::show(args, &sources),
@@ -377,6 +379,7 @@ impl Verb {
             Verb::WalPrefetch(_) => "wal-prefetch",
             Verb::WalReceive(_) => "wal-receive",
             Verb::Basebackup(_) => "basebackup",
+            Verb::Dump(_) => "dump",
             Verb::Restore(_) => "restore",
             Verb::List(_) => "list",
             Verb::Show(_) => "show",

@@ -173,7 +173,8 @@ fn text(sources: &Sources, path: &str) -> Option<String> {
     sources.get(path).map(str::to_owned)
 }
 
-fn path(sources: &Sources, path: &str) -> Option<PathBuf> {
+/// A path, if it is set.
+pub fn path(sources: &Sources, path: &str) -> Option<PathBuf> {
     sources.get(path).map(PathBuf::from)
 }
 

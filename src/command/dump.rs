@@ -80,7 +80,9 @@ pub async fn run(dump: Dump, circumstances: &Circumstances, progress: Arc<Progre
     let (ours, phase) = (circumstances.clone(), Arc::clone(&progress));
     let taking = apart(move || async move { take(&dump, &ours, &progress).await });
     bounded(taking, None, None).await.map_err(|failure| match phase.phase() {
-        Phase::Manifest => failure.context("whether the dump was made is not known").with_hint("`pgark list` shows it if it was"),
+        Phase::Manifest => {
+            failure.context("whether the dump was made is not known").with_hint("`pgark list` shows it if it was")
+        }
         _ => failure.context("no dump was made"),
     })
 }
@@ -198,7 +200,8 @@ async fn store(
     });
     let parts: Vec<DumpPart> = stored.buffered(UPLOADS).try_collect().await?;
     let broken = |_| Failure::new(FailureKind::Internal, "a thread failed");
-    let unreadable = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("what a program writes cannot be read: {e}"));
+    let unreadable =
+        |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("what a program writes cannot be read: {e}"));
     let receipt = cutting.await.map_err(broken)?.map_err(unreadable)?;
     running.wait().await?;
     Ok(DumpFile { file, content, form, plain: receipt.length, sha256: receipt.sha256, parts })

@@ -208,7 +208,8 @@ impl Repository {
         };
         let id = manifest.summary.id;
         self.store.visit_after(&self.layout.dump_prefix(id), None, PAGE, visit).await?;
-        for (file, part) in manifest.files.iter().flat_map(|file| file.parts.iter().map(move |part| (file.file, part))) {
+        for (file, part) in manifest.files.iter().flat_map(|file| file.parts.iter().map(move |part| (file.file, part)))
+        {
             let key = DumpKey::Part { file, part: part.part };
             let why = match sizes.get(&key) {
                 Some(size) if *size == part.stored => continue,

@@ -34,7 +34,10 @@ impl Session {
         let major = u32::try_from(version / 10_000).ok().and_then(|major| major.try_into().ok());
         let unknown = || ServerError(format!("PostgreSQL {} is not a version that pgark knows", version / 10_000));
         Ok(DumpSource {
-            ident: ClusterIdent { system_id: SystemId(get::<i64>(&row, 0)?.cast_unsigned()), major: major.ok_or_else(unknown)? },
+            ident: ClusterIdent {
+                system_id: SystemId(get::<i64>(&row, 0)?.cast_unsigned()),
+                major: major.ok_or_else(unknown)?,
+            },
             in_recovery: get(&row, 2)?,
             now: moment(&row, 3)?,
             databases: get(&row, 4)?,

@@ -34,7 +34,8 @@ pub fn find(program: &str, server: PgMajor, given: Option<&Path>, path: &str) ->
         Some(given) => vec![given.to_owned()],
         None => {
             let majors = server.get()..=PgMajor::NEWEST.get();
-            let packaged = majors.flat_map(|major| PLACES.map(|(before, behind)| format!("{before}{major}{behind}").into()));
+            let packaged =
+                majors.flat_map(|major| PLACES.map(|(before, behind)| format!("{before}{major}{behind}").into()));
             packaged.chain(std::env::split_paths(path).filter(|place| place.is_absolute())).collect()
         }
     };
@@ -74,7 +75,10 @@ impl ProgramConnection {
         let text = service_file(&conninfo.parameters)?;
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(directory.path().join(SERVICE));
-        file.as_mut().map_err(|e| cannot(io::Error::new(e.kind(), e.to_string())))?.write_all(text.as_bytes()).map_err(cannot)?;
+        file.as_mut()
+            .map_err(|e| cannot(io::Error::new(e.kind(), e.to_string())))?
+            .write_all(text.as_bytes())
+            .map_err(cannot)?;
         Ok(ProgramConnection { directory })
     }
 
@@ -97,10 +101,14 @@ impl ProgramConnection {
 
 fn service_file(parameters: &BTreeMap<String, String>) -> Result<String, ServerError> {
     let mut text = format!("[{SERVICE}]\n");
-    for (name, value) in parameters.iter().filter(|(name, value)| !ELSEWHERE.contains(&name.as_str()) && !value.is_empty()) {
+    for (name, value) in
+        parameters.iter().filter(|(name, value)| !ELSEWHERE.contains(&name.as_str()) && !value.is_empty())
+    {
         // What is around a value in the file counts for nothing, and a line break ends it.
         if value.trim() != value || value.contains(['\n', '\r']) {
-            let message = format!("`{name}` begins or ends with a blank, or has a line break: PostgreSQL's programs cannot be told it");
+            let message = format!(
+                "`{name}` begins or ends with a blank, or has a line break: PostgreSQL's programs cannot be told it"
+            );
             return Err(ServerError(message));
         }
         text.push_str(&format!("{name}={value}\n"));
@@ -139,7 +147,8 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             let path = place.path().join(major).join("pg_dump");
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {major}.3 (Debian {major}.3-1)'\n")).unwrap();
+            std::fs::write(&path, format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {major}.3 (Debian {major}.3-1)'\n"))
+                .unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
             place.path().join(major)
         };
