@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::failure::{Failure, FailureKind};
 
@@ -18,8 +18,6 @@ const LAST_LINES: usize = 20;
 /// A program that says more in one line says nothing.
 const LONGEST_LINE: usize = 8 << 10;
 
-/// How long it may take to end when its output has.
-const AT_ITS_END: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A program that runs. It is killed, with all that it started, when this is dropped.
@@ -31,12 +29,28 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts it. `what` is for messages.
+    /// Starts one that writes. `what` is for messages.
     pub(super) fn start(mut command: Command, what: String) -> Result<(Self, ChildStdout), Failure> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut running = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()), what)?;
+        match running.child.stdout.take() {
+            Some(out) => Ok((running, out)),
+            None => Err(Failure::new(FailureKind::Internal, "a program has no output")),
+        }
+    }
+
+    /// Starts one that reads.
+    pub(super) fn fed(mut command: Command, what: String) -> Result<(Self, ChildStdin), Failure> {
+        let mut running = Running::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()), what)?;
+        match running.child.stdin.take() {
+            Some(stdin) => Ok((running, stdin)),
+            None => Err(Failure::new(FailureKind::Internal, "a program has no input")),
+        }
+    }
+
+    fn spawn(command: &mut Command, what: String) -> Result<Self, Failure> {
         let cannot = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("{what} cannot be started: {e}"));
-        let mut child = command.spawn().map_err(cannot)?;
-        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let mut child = command.stderr(Stdio::piped()).process_group(0).spawn().map_err(cannot)?;
+        let err = child.stderr.take();
         let said = Arc::new(Mutex::new(VecDeque::new()));
         let (heard, name) = (Arc::clone(&said), what.clone());
         let listener = err.map(|err| {
@@ -52,23 +66,14 @@ impl Running {
                 }
             })
         });
-        let running = Running { what, child, said, listener };
-        match out {
-            Some(out) => Ok((running, out)),
-            None => Err(Failure::new(FailureKind::Internal, "a program has no output")),
-        }
+        Ok(Running { what, child, said, listener })
     }
 
-    /// Waits for its end, once its output has ended. Success is its own word for it.
+    /// Waits for its end: how long it may still work is the server's matter. Success is its own word for it.
     pub(super) async fn wait(mut self) -> Result<(), Failure> {
-        let since = Instant::now();
         let ended = loop {
             match self.child.try_wait() {
-                Ok(None) if since.elapsed() < AT_ITS_END => sleep(LOOK).await,
-                Ok(None) => {
-                    let message = format!("{} has written all and does not end", self.what);
-                    return Err(Failure::new(FailureKind::Server, message));
-                }
+                Ok(None) => sleep(LOOK).await,
                 Ok(Some(status)) => break Ok(status),
                 Err(error) => break Err(error),
             }

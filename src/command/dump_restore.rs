@@ -233,7 +233,7 @@ impl Reading<'_> {
             self.give(file, async |bytes| { sender.send(bytes).await.ok(); Ok(()) }).await?;
             drop(sender);
             feeding.await.map_err(|_| Failure::new(FailureKind::Internal, "a thread failed"))?;
-            running.wait_long().await?;
+            running.wait().await?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ pub mod check_store;
 pub mod check_switch;
 pub mod dump;
 mod dump_program;
+pub mod dump_restore;
 pub mod expire;
 pub mod expire_delete;
 mod expire_records;
