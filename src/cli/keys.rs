@@ -124,6 +124,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("repo", "stall_timeout", Kind::Duration, Some("10s"), "How long a download may give next to nothing."),
     key("repo", "attempts", Kind::Integer(1, 20), Some("3"), "How often a single request is tried."),
+    key("repo", "quota", Kind::Size, None, "How much the repository may hold; who watches says when it fills."),
     key("wal", "level", Kind::Integer(1, 19), Some("1"), "zstd level of WAL."),
     key("wal", "jobs", Kind::Integer(1, 64), Some("2"), "Segments that are compressed, or fetched ahead, at once."),
     key(
@@ -167,6 +168,8 @@ pub const KEYS: &[Key] = &[
     key("dump", "jobs", Kind::Integer(1, 64), Some("1"), "Databases that are dumped at once."),
     key("dump", "lock_wait", Kind::Duration, Some("10m"), "How long a dump waits for a table that others have locked."),
     key("dump", "retry", Kind::Duration, Some("5m"), "How long dumps bear faults of the store."),
+    key("objectives", "rpo", Kind::Age, None, "How much work may be lost at most, such as 4h."),
+    key("objectives", "rto", Kind::Age, None, "How long a restore may take at most, such as 1h."),
     key("retention", "keep_full", Kind::Integer(1, 10_000), None, "So many of the newest backups stay."),
     key("retention", "keep_within", Kind::Age, None, "Backups stay that are younger."),
     key("retention", "keep_daily", Kind::Integer(1, 10_000), None, "The newest backup of each of so many days stays."),

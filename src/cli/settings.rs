@@ -9,6 +9,7 @@ use super::sources::{Origin, Sources};
 use super::values;
 use crate::command::bounds;
 use crate::command::look_ahead::LookAheadSettings;
+use crate::command::overview::Objectives;
 use crate::command::prefetch::{HelperCall, PrefetchSettings};
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
@@ -102,6 +103,12 @@ pub fn retention(sources: &Sources) -> Result<Policy, Failure> {
         wal_within: age("wal_within"),
         min_full: integer(sources, "retention.min_full")?,
     })
+}
+
+/// What was promised.
+pub fn objectives(sources: &Sources) -> Objectives {
+    let age = |path: &str| sources.get(path).and_then(values::age);
+    Objectives { rpo: age("objectives.rpo"), rto: age("objectives.rto") }
 }
 
 /// The data directory: the setting, else PGDATA.

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::RepositorySettings;
 use super::bounds::{apart, bounded};
 use super::dump_program::Running;
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::tries::with_retries;
-use super::RepositorySettings;
 use crate::disk::Incoming;
 use crate::repo::archive::ReadBounds;
 use crate::repo::dump_manifest::{DumpContent, DumpFile, DumpForm};
@@ -103,7 +103,8 @@ async fn restore(wanted: &DumpRestore, progress: &Arc<Progress>) -> Result<DumpR
     let repository = wanted.repository.open().await?;
     let id = find(wanted, &repository).await?;
     let manifest = with_retries(|| repository.read_dump_manifest(id), wanted.retry, |_| {}).await?;
-    let gone = || Failure::new(FailureKind::Usage, format!("there is no dump `{id}`")).with_hint("`pgark list` shows them");
+    let gone =
+        || Failure::new(FailureKind::Usage, format!("there is no dump `{id}`")).with_hint("`pgark list` shows them");
     let manifest = manifest.ok_or_else(gone)?;
     let files = choose(wanted, &manifest)?;
     progress.enter(Phase::Copying);
@@ -113,7 +114,9 @@ async fn restore(wanted: &DumpRestore, progress: &Arc<Progress>) -> Result<DumpR
         RestoreTo::File(path) => {
             let [file] = files[..] else {
                 let message = format!("dump `{id}` has {} files of that kind, and there is one place", files.len());
-                return Err(Failure::new(FailureKind::Usage, message).with_hint("choose with `--database` or `--globals`"));
+                return Err(
+                    Failure::new(FailureKind::Usage, message).with_hint("choose with `--database` or `--globals`")
+                );
             };
             reading.to_file(file, path).await?;
         }
@@ -176,7 +179,11 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Gives the file's bytes in their order, each verified; fails where they are not those that were dumped.
-    async fn give(&self, file: &DumpFile, mut take: impl AsyncFnMut(Vec<u8>) -> Result<(), Failure>) -> Result<(), Failure> {
+    async fn give(
+        &self,
+        file: &DumpFile,
+        mut take: impl AsyncFnMut(Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let bounds = ReadBounds { stall: self.wanted.stall, ..ReadBounds::default() };
         let reads = file.parts.iter().map(|part| {
             let bounds = &bounds;
@@ -194,12 +201,16 @@ impl Reading<'_> {
         }
         match hasher.finish().sha256 == file.sha256 {
             true => Ok(()),
-            false => Err(Failure::new(FailureKind::Damaged, format!("the parts of file {} are not what was dumped", file.file))),
+            false => Err(Failure::new(
+                FailureKind::Damaged,
+                format!("the parts of file {} are not what was dumped", file.file),
+            )),
         }
     }
 
-    async fn to_file(&self, file: &DumpFile, path: &PathBuf) -> Result<(), Failure> {
-        let cannot = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {e}", path.display()));
+    async fn to_file(&self, file: &DumpFile, path: &Path) -> Result<(), Failure> {
+        let cannot =
+            |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("cannot write `{}`: {e}", path.display()));
         let incoming = Incoming::create(path).map_err(cannot)?;
         let mut writer = incoming.writer().map_err(cannot)?;
         self.give(file, async |bytes| writer.write_all(&bytes).map_err(cannot)).await?;
@@ -216,12 +227,15 @@ impl Reading<'_> {
         let connection = ProgramConnection::new(&server.conninfo)?;
         for file in files {
             let (mut command, what) = match (&file.content, file.form) {
-                (DumpContent::Globals, _) => (globals_command(&psql.path), "psql with what belongs to no database".to_owned()),
+                (DumpContent::Globals, _) => {
+                    (globals_command(&psql.path), "psql with what belongs to no database".to_owned())
+                }
                 (DumpContent::Database { database }, DumpForm::Custom) => {
                     (database_command(&pg_restore.path, server, database), format!("pg_restore of `{database}`"))
                 }
                 (DumpContent::Database { database }, _) => {
-                    let message = format!("database `{database}` was dumped in a form that needs another version of pgark");
+                    let message =
+                        format!("database `{database}` was dumped in a form that needs another version of pgark");
                     return Err(Failure::new(FailureKind::Unsupported, message));
                 }
             };
@@ -230,7 +244,11 @@ impl Reading<'_> {
             let (sender, inbox) = mpsc::channel(1);
             let feeding = tokio::task::spawn_blocking(move || feed(stdin, inbox));
             // A program that has ended does not read any more: its end says why.
-            self.give(file, async |bytes| { sender.send(bytes).await.ok(); Ok(()) }).await?;
+            self.give(file, async |bytes| {
+                sender.send(bytes).await.ok();
+                Ok(())
+            })
+            .await?;
             drop(sender);
             feeding.await.map_err(|_| Failure::new(FailureKind::Internal, "a thread failed"))?;
             running.wait().await?;
@@ -254,7 +272,7 @@ fn globals_command(psql: &std::path::Path) -> Command {
     command
 }
 
-fn database_command(pg_restore: &std::path::Path, server: &IntoServer, database: &str) -> Command {
+fn database_command(pg_restore: &Path, server: &IntoServer, database: &str) -> Command {
     let mut command = Command::new(pg_restore);
     command.args(["--format=custom", "--no-password", "--exit-on-error"]).args(&server.arguments);
     if server.clean {

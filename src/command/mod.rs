@@ -33,6 +33,7 @@ pub mod keep;
 pub mod list;
 mod local_backup;
 pub mod look_ahead;
+pub mod overview;
 pub mod pace;
 mod plan_warnings;
 pub mod prefetch;

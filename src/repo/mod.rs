@@ -4,6 +4,7 @@
 //! clock and touches no local file: times are arguments.
 
 pub mod absence;
+pub mod alert;
 pub mod archive;
 pub mod backup_id;
 pub mod backup_parts;
@@ -44,6 +45,7 @@ mod retention_model;
 #[cfg(test)]
 mod retention_world;
 pub mod routes;
+pub mod run_record;
 #[cfg(test)]
 mod sample;
 pub mod select;
@@ -68,6 +70,7 @@ pub mod wal_object;
 pub mod wal_runs;
 
 pub use absence::{Absence, Asking};
+pub use alert::{Alert, AlertSeverity};
 pub use archive::{Archived, WalArchive};
 pub use backup_id::BackupId;
 pub use backups::BackupListing;
@@ -85,6 +88,7 @@ pub use policy::Policy;
 pub use restore_plan::{RestorePlan, Unreachable};
 pub use restore_target::{Request, Target, TargetTimeline};
 pub use retention::ExpirePlan;
+pub use run_record::{RunKind, RunRecord, RunStage};
 pub use wal_object::{WalObjectHeader, Writer};
 
 use std::sync::Arc;
