@@ -42,6 +42,7 @@ mod live_tail;
 mod look;
 mod look_ahead;
 mod lost_wal;
+mod moved_repositories;
 mod pitr;
 mod prefetch;
 mod push_faults;
