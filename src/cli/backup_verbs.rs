@@ -9,10 +9,12 @@ use super::restore_args::{ArchiveModeArg, RestoreArgs, TargetActionArg, TargetAr
 use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, restore_command, settings};
-use crate::command::basebackup::{self, BackupReport, Basebackup, Source};
+use crate::command::basebackup::{BackupReport, Basebackup, Source};
+use crate::command::noted_verbs;
 use crate::command::progress::Progress;
 use crate::command::restore::{self, Restore, RestoreReport};
 use crate::command::restore_files::Fetching;
+use crate::command::run_note::Noting;
 use crate::command::{Failure, FailureKind};
 use crate::postgres::recovery_settings::{RecoverySettings, RecoveryTarget, RestoreMode, TargetAction, TargetTimeline};
 use crate::repo::manifest::Tablespace;
@@ -37,7 +39,8 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
     };
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
-    let outcome = block_on(basebackup::run(wanted, &circumstances(), progress));
+    let noting = Noting::new(circumstances());
+    let outcome = block_on(noted_verbs::basebackup(wanted, &noting, progress));
     drop(line);
     let report = outcome?;
     let printed = if args.json { output::print_json(&report) } else { output::print(&backup_text(&report)) };

@@ -65,16 +65,33 @@ fn parse(path: &Path, text: &str) -> Result<Vec<FileValue>, Failure> {
         let DeValue::Table(table) = table.get_ref() else {
             return Err(at(section.span(), format!("`{name}` is a section: write `[{name}]`")));
         };
-        for (entry, value) in table.iter() {
-            let key = keys::find(name, entry.get_ref()).ok_or_else(|| {
-                at(entry.span(), format!("unknown key `{name}.{}`{}", entry.get_ref(), similar(name, entry.get_ref())))
-            })?;
+        for (entry, span, value) in entries(name, table) {
+            let unknown = || at(span, format!("unknown key `{name}.{entry}`{}", similar(name, &entry)));
+            let key = keys::find(name, &entry).ok_or_else(unknown)?;
+            if values.iter().any(|before: &FileValue| before.key.path() == key.path()) {
+                return Err(at(value.span(), format!("`{}` is set twice", key.path())));
+            }
             let text_value = as_text(key, value).map_err(|why| at(value.span(), format!("`{}`: {why}", key.path())))?;
             values::check(key, &text_value).map_err(|why| at(value.span(), format!("`{}`: {why}", key.path())))?;
             values.push(FileValue { key, text: text_value, line: place(text, value.span().start).0 });
         }
     }
     Ok(values)
+}
+
+/// The entries of a section, those of a table in it as `table_entry`: `drill.full` means `drill_full`.
+fn entries<'t, 'v>(section: &str, table: &'t DeTable<'v>) -> Vec<(String, Range<usize>, &'t Spanned<DeValue<'v>>)> {
+    let each = table.iter().flat_map(|(entry, value)| {
+        let (name, below) = (entry.get_ref().to_string(), format!("{}_", entry.get_ref()));
+        let is_group = keys::KEYS.iter().any(|key| key.section == section && key.name.starts_with(&below));
+        match value.get_ref() {
+            DeValue::Table(inner) if is_group && keys::find(section, &name).is_none() => {
+                inner.iter().map(|(last, value)| (format!("{below}{}", last.get_ref()), last.span(), value)).collect()
+            }
+            _ => vec![(name, entry.span(), value)],
+        }
+    });
+    each.collect()
 }
 
 fn as_text(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
@@ -110,6 +127,23 @@ mod tests {
 
     fn complaint(text: &str) -> String {
         parse(Path::new("f.toml"), text).unwrap_err().message
+    }
+
+    #[test]
+    fn a_group_of_keys_can_be_dotted_or_a_table() {
+        for text in [
+            "[schedule]\ndrill.full = \"0 4 1 * *\"\n",
+            "[schedule.drill]\nfull = \"0 4 1 * *\"\n",
+            "schedule.drill_full = \"0 4 1 * *\"\n",
+        ] {
+            let values = parse(Path::new("f"), text).unwrap();
+            assert_eq!((values[0].key.path().as_str(), values[0].text.as_str()), ("schedule.drill_full", "0 4 1 * *"));
+        }
+        let twice = "[schedule]\ndrill.full = \"0 4 1 * *\"\ndrill_full = \"0 4 1 * *\"\n";
+        assert!(complaint(twice).ends_with("`schedule.drill_full` is set twice"), "{}", complaint(twice));
+        assert_eq!(complaint("[schedule]\ndrill.fool = \"\"\n"), "f.toml:2:7: unknown key `schedule.drill_fool`");
+        let bad = complaint("[schedule]\ndump = \"0 25 * * *\"\n");
+        assert!(bad.starts_with("f.toml:2:8: `schedule.dump`: is no cron expression of five fields"), "{bad}");
     }
 
     #[test]

@@ -11,8 +11,10 @@ use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, settings};
 use crate::command::Failure;
-use crate::command::dump::{self, Databases, Dump, DumpReport};
+use crate::command::dump::{Databases, Dump, DumpReport};
+use crate::command::noted_verbs;
 use crate::command::progress::Progress;
+use crate::command::run_note::Noting;
 
 /// `dump`
 #[derive(Debug, Args)]
@@ -82,7 +84,7 @@ pub fn dump(args: &DumpArgs, global: &Global, sources: &Sources) -> Result<u8, F
     };
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
-    let outcome = block_on(dump::run(wanted, &circumstances(), progress));
+    let outcome = block_on(noted_verbs::dump(wanted, &Noting::new(circumstances()), progress));
     drop(line);
     let report = outcome?;
     let printed = if args.json { output::print_json(&report) } else { output::print(&dump_text(&report)) };

@@ -8,9 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::run::{block_on, block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, settings, values};
-use crate::command::expire::{self, Expire};
+use crate::command::expire::Expire;
 use crate::command::expire_report::{ExpireReport, GenerationReport, Going};
 use crate::command::keep::{self, Changed};
+use crate::command::noted_verbs;
+use crate::command::run_note::Noting;
 use crate::command::{Failure, FailureKind};
 use crate::repo::BackupId;
 use crate::repo::keep::Mark;
@@ -97,7 +99,7 @@ pub fn expire(args: &ExpireArgs, sources: &Sources) -> Result<u8, Failure> {
         let text = format!("{}delete {} objects? [y/N] ", plan_text(report), report.objects());
         said_yes(&text)
     };
-    let report = block_on_many(expire::run(&wanted, &circumstances(), agree))?;
+    let report = block_on_many(noted_verbs::expire(&wanted, &Noting::new(circumstances()), agree))?;
     let printed = match (args.json, shown) {
         (true, _) => output::print_json(&report),
         (false, true) => output::print(&outcome_text(&report)),

@@ -35,6 +35,10 @@ pub enum Kind {
     Age,
     /// A string like `16MiB`.
     Size,
+    /// A string like `30m`, or `0s`.
+    Delay,
+    /// A cron expression in a string.
+    Cron,
     /// One of these strings.
     Choice(&'static [&'static str]),
 }
@@ -170,6 +174,23 @@ pub const KEYS: &[Key] = &[
     key("dump", "retry", Kind::Duration, Some("5m"), "How long dumps bear faults of the store."),
     key("objectives", "rpo", Kind::Age, None, "How much work may be lost at most, such as 4h."),
     key("objectives", "rto", Kind::Age, None, "How long a restore may take at most, such as 1h."),
+    key("schedule", "basebackup", Kind::Cron, None, "When `serve` takes a base backup, such as `0 1 * * *`."),
+    key("schedule", "dump", Kind::Cron, None, "When it dumps all databases."),
+    key("schedule", "expire", Kind::Cron, None, "When it deletes what policy no longer wants."),
+    key("schedule", "verify", Kind::Cron, None, "When it reads what is stored."),
+    key("schedule", "drill_full", Kind::Cron, None, "When it tries a full restore; `drill.full` is the same."),
+    key("schedule", "drill_pitr", Kind::Cron, None, "When it tries a restore to a moment; also `drill.pitr`."),
+    key("schedule", "drill_disaster", Kind::Cron, None, "When it tries an empty host; also `drill.disaster`."),
+    key("schedule", "drill_dump", Kind::Cron, None, "When it tries to restore a dump; also `drill.dump`."),
+    key("schedule", "timezone", Kind::Text, Some("UTC"), "Whose clock is meant, such as Europe/Berlin."),
+    key("schedule", "jitter", Kind::Delay, Some("0s"), "Each is late by up to so much, always by the same."),
+    key("schedule", "catch_up", Kind::Bool, Some("true"), "Run what was missed, once, as soon as it can be."),
+    key("serve", "listen", Kind::Text, Some("127.0.0.1:7432"), "Where HTTP is served; `none`: nowhere."),
+    key("serve", "token_file", Kind::Path, None, "A file whose first line every request must know."),
+    key("serve", "tls_cert", Kind::Path, None, "The certificate and its chain (PEM), for HTTPS."),
+    key("serve", "tls_key", Kind::Path, None, "Its private key (PEM)."),
+    key("serve", "look", Kind::Duration, Some("1m"), "How often repository and server are looked at."),
+    key("serve", "receive", Kind::Bool, Some("false"), "Run `wal-receive` inside, with its settings."),
     key("retention", "keep_full", Kind::Integer(1, 10_000), None, "So many of the newest backups stay."),
     key("retention", "keep_within", Kind::Age, None, "Backups stay that are younger."),
     key("retention", "keep_daily", Kind::Integer(1, 10_000), None, "The newest backup of each of so many days stays."),

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::keys::{Key, Kind};
+use crate::repo::Schedule;
 
 /// Whether `text` can be the value of `key`.
 pub fn check(key: &Key, text: &str) -> Result<(), String> {
@@ -18,6 +21,8 @@ pub fn check(key: &Key, text: &str) -> Result<(), String> {
         Kind::Duration => duration(text).map(|_| ()).ok_or_else(|| NO_DURATION.to_owned()),
         Kind::Age => age(text).map(|_| ()).ok_or_else(|| "is not an age like `30d` or `1y`".to_owned()),
         Kind::Size => size(text).map(|_| ()).ok_or_else(|| "is not a size like `1MiB`".to_owned()),
+        Kind::Delay => delay(text).map(|_| ()).ok_or_else(|| "is not a time like `30m`, of at most a day".to_owned()),
+        Kind::Cron => Schedule::new(text, TimeZone::UTC).map(|_| ()).map_err(|why| why.to_string()),
         Kind::Choice(choices) if choices.contains(&text) => Ok(()),
         Kind::Choice(choices) => Err(format!("is not one of {}", choices.join(", "))),
     }
@@ -39,6 +44,12 @@ pub fn boolean(text: &str) -> Option<bool> {
 pub fn duration(text: &str) -> Option<Duration> {
     const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
     humantime::parse_duration(text).ok().filter(|value| !value.is_zero() && *value <= LONGEST)
+}
+
+/// `0s`, `30m`; at most a day.
+pub fn delay(text: &str) -> Option<Duration> {
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    humantime::parse_duration(text).ok().filter(|value| *value <= LONGEST)
 }
 
 /// `30d`, `12w`, `1y`; more than zero, at most a thousand years.

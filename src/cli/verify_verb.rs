@@ -7,7 +7,9 @@ use super::logging::LogFormat;
 use super::run::{block_on_many, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, settings};
-use crate::command::verify::{self, Sample, Verdict, Verify, VerifyReport};
+use crate::command::noted_verbs;
+use crate::command::run_note::Noting;
+use crate::command::verify::{Sample, Verdict, Verify, VerifyReport};
 use crate::command::{Failure, FailureKind};
 use crate::repo::BackupId;
 
@@ -44,7 +46,8 @@ pub struct VerifyArgs {
 
 /// `pgark verify`
 pub fn verify(args: &VerifyArgs, sources: &Sources, format: LogFormat) -> u8 {
-    let outcome = wanted(args, sources).and_then(|wanted| block_on_many(async move { verify::run(&wanted).await }));
+    let outcome = wanted(args, sources)
+        .and_then(|wanted| block_on_many(noted_verbs::verify(&wanted, &Noting::new(circumstances()))));
     let printed = outcome.and_then(|report| {
         let printed = if args.json { output::print_json(&report) } else { output::print(&text(&report)) };
         printed.map(|()| exit::verified(report.has_damage(), report.has_doubt())).map_err(cannot_print)

@@ -94,7 +94,7 @@ pub async fn run(
     circumstances: &Circumstances,
     progress: Arc<Progress>,
 ) -> Result<BackupReport, Failure> {
-    check_words(&settings.label).map_err(|failure| failure.context("no backup was made"))?;
+    check_words(&settings.label)?;
     let (marking, ours, phase) = (settings.clone(), circumstances.clone(), Arc::clone(&progress));
     let taking = apart(move || async move {
         match &settings.source {
@@ -133,9 +133,10 @@ async fn mark(settings: &Basebackup, backup: &BackupSummary, circumstances: &Cir
 }
 
 /// The label is one line of `backup_label`: PostgreSQL writes it there as it is, and nobody could read the file then.
-fn check_words(label: &str) -> Result<(), Failure> {
+pub(super) fn check_words(label: &str) -> Result<(), Failure> {
+    let message = "no backup was made: the label has a line break or another control character";
     match label.chars().any(char::is_control) {
-        true => Err(Failure::new(FailureKind::Usage, "the label has a line break or another control character")),
+        true => Err(Failure::new(FailureKind::Usage, message)),
         false => Ok(()),
     }
 }

@@ -54,7 +54,8 @@ pub(super) async fn tidy(repository: &Repository, now: Timestamp) {
         for key in old {
             repository.store.delete(&key).await?;
         }
-        Ok::<_, RepoError>(())
+        repository.tidy_runs(now).await?;
+        repository.tidy_claims().await
     };
     if let Err(error) = tidied.await {
         tracing::info!("old records are left behind: {error}");

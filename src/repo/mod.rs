@@ -10,6 +10,7 @@ pub mod backup_id;
 pub mod backup_parts;
 pub mod backups;
 mod beginning;
+pub mod claim;
 pub mod dump_manifest;
 pub mod dump_parts;
 pub mod dumps;
@@ -46,8 +47,10 @@ mod retention_model;
 mod retention_world;
 pub mod routes;
 pub mod run_record;
+pub mod run_upkeep;
 #[cfg(test)]
 mod sample;
+pub mod schedule;
 pub mod select;
 #[cfg(test)]
 mod select_model;
@@ -89,6 +92,7 @@ pub use restore_plan::{RestorePlan, Unreachable};
 pub use restore_target::{Request, Target, TargetTimeline};
 pub use retention::ExpirePlan;
 pub use run_record::{RunKind, RunRecord, RunStage};
+pub use schedule::Schedule;
 pub use wal_object::{WalObjectHeader, Writer};
 
 use std::sync::Arc;

@@ -62,6 +62,7 @@ mod restore_over;
 mod restore_refusals;
 mod restore_syscalls;
 mod rotten_pages;
+mod run_notes;
 mod second_opinion;
 mod shutdown;
 mod streamed_servers;
