@@ -9,6 +9,7 @@ use super::dump_verbs::DumpArgs;
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
 use super::receive_verb::WalReceiveArgs;
+use super::report_verb::ReportArgs;
 use super::restore_args::RestoreArgs;
 use super::sources::FlagValue;
 use super::verify_verb::VerifyArgs;
@@ -142,6 +143,8 @@ pub enum Verb {
     /// Tell what can be restored now, and what stands in the way
     #[command(alias = "info", after_help = look_args::STATUS)]
     Status(StatusArgs),
+    /// Write all that is known into one page, for eyes
+    Report(ReportArgs),
     /// Read what a restore would read, and say what is damaged
     Verify(VerifyArgs),
     /// Delete what the policy under `[retention]` no longer wants and nothing needs

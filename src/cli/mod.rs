@@ -20,6 +20,7 @@ pub mod output;
 pub mod prefetch_verb;
 mod progress_line;
 pub mod receive_verb;
+pub mod report_verb;
 mod restore_args;
 pub mod restore_command;
 pub mod run;

@@ -14,7 +14,7 @@ use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
     about_verbs, backup_verbs, dump_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, receive_verb,
-    settings, values, verify_verb,
+    report_verb, settings, values, verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
@@ -53,7 +53,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 25] = [
+    const VERBS: [&str; 26] = [
         "wal-fetch",
         "wal-prefetch",
         "archive-get",
@@ -69,6 +69,7 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "show",
         "status",
         "info",
+        "report",
         "verify",
         "expire",
         "keep",
@@ -177,6 +178,7 @@ fn with_settings(cli: Cli) -> u8 {
                 exit::unreadable(Some(verb), failure.kind)
             });
         }
+        Verb::Report(args) => report_verb::report(args, &sources),
         Verb::Verify(args) => return verify_verb::verify(args, &sources, format),
         Verb::Expire(args) => expire_verbs::expire(args, &sources),
         Verb::Keep(args) => expire_verbs::keep(args, &sources),
@@ -384,6 +386,7 @@ impl Verb {
             Verb::List(_) => "list",
             Verb::Show(_) => "show",
             Verb::Status(_) => "status",
+            Verb::Report(_) => "report",
             Verb::Verify(_) => "verify",
             Verb::Expire(_) => "expire",
             Verb::Keep(_) => "keep",

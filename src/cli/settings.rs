@@ -9,8 +9,9 @@ use super::sources::{Origin, Sources};
 use super::values;
 use crate::command::bounds;
 use crate::command::look_ahead::LookAheadSettings;
-use crate::command::overview::Objectives;
+use crate::command::overview::{Objectives, Watched};
 use crate::command::prefetch::{HelperCall, PrefetchSettings};
+use crate::command::status::Status;
 use crate::command::wal_push::PushSettings;
 use crate::command::{Failure, FailureKind, RepositorySettings, StoreSettings};
 use crate::repo::Policy;
@@ -109,6 +110,18 @@ pub fn retention(sources: &Sources) -> Result<Policy, Failure> {
 pub fn objectives(sources: &Sources) -> Objectives {
     let age = |path: &str| sources.get(path).and_then(values::age);
     Objectives { rpo: age("objectives.rpo"), rto: age("objectives.rto") }
+}
+
+/// What is watched: the repository, and the server unless it is not to be asked.
+pub fn watched(sources: &Sources, with_server: bool) -> Result<Watched, Failure> {
+    let status = Status {
+        repository: repository(sources)?,
+        conninfo: if with_server { Some(conninfo(sources)?) } else { None },
+        slot: text(sources, "receive.slot").unwrap_or_default(),
+        policy: retention(sources)?,
+    };
+    let quota = sources.get("repo.quota").and_then(values::size);
+    Ok(Watched { status, objectives: objectives(sources), quota })
 }
 
 /// The data directory: the setting, else PGDATA.

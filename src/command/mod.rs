@@ -70,6 +70,7 @@ pub mod status;
 pub mod status_expiry;
 mod status_lost;
 pub mod status_server;
+mod status_sizes;
 pub mod stop;
 pub mod store_clock;
 mod tries;
@@ -82,6 +83,7 @@ mod verify_tails;
 pub mod wal_fetch;
 pub mod wal_push;
 pub mod wal_receive;
+pub mod ways;
 
 pub use failure::{Failure, FailureKind};
 
@@ -94,7 +96,7 @@ use crate::repo::{ClusterName, Repository, Writer};
 use crate::storage::gated::GatedStore;
 use crate::storage::limit::Limit;
 use crate::storage::s3_client::S3Settings;
-use crate::storage::{ObjectStore, StoreError, local, s3};
+use crate::storage::{Location, ObjectStore, StoreError, local, s3};
 
 /// Where a repository is.
 #[derive(Clone, Debug)]
@@ -127,6 +129,16 @@ impl RepositorySettings {
             StoreSettings::Local(root) => format!("directory {}", root.display()),
         };
         format!("{store} {}", self.cluster)
+    }
+
+    /// The words of a call of pgark for this repository. An endpoint and credentials are settings.
+    pub fn call(&self) -> Vec<String> {
+        let location = match &self.store {
+            StoreSettings::S3(s3) => Location::S3 { bucket: s3.bucket.clone(), prefix: s3.prefix.clone() },
+            StoreSettings::Local(root) => Location::Local { root: root.clone() },
+        };
+        let words = ["pgark", "--repo", &location.to_string(), "--cluster", &self.cluster.to_string()];
+        words.map(str::to_owned).to_vec()
     }
 
     /// Sets the store up; nothing is asked of it yet.

@@ -37,7 +37,8 @@ pub struct Objectives {
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
-    schema: u32,
+    /// Version of this report.
+    pub schema: u32,
     /// When it was looked, by this machine's clock.
     pub at: Timestamp,
     /// What can be restored, and what stands in the way.

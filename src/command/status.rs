@@ -16,6 +16,8 @@ pub use super::status_lost::LostStatus;
 use super::status_lost::{about_lost, lost_status, lost_wal};
 pub use super::status_server::{ReceiverStatus, ServerStatus};
 use super::status_server::{about_server, ask_server, server_status};
+use super::status_sizes::sizes;
+pub use super::status_sizes::{DayBytes, SizesStatus};
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::{Lsn, SegmentName, TimelineId};
 use crate::repo::health::{Concern, Gap, GapKind, Health, Newest, Severity, health};
@@ -41,7 +43,8 @@ pub struct Status {
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatusReport {
-    schema: u32,
+    /// Version of this report.
+    pub schema: u32,
     /// When it was looked, by this machine's clock.
     pub at: Timestamp,
     /// The repository.
@@ -144,21 +147,6 @@ pub struct BackupsStatus {
     pub newest_stopped: Option<Timestamp>,
     /// How long ago that is.
     pub newest_age_seconds: Option<i64>,
-}
-
-/// How much there is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SizesStatus {
-    /// Bytes of WAL objects.
-    pub wal_bytes: u64,
-    /// Whole segments.
-    pub wal_segments: u64,
-    /// Bytes of backups.
-    pub backup_bytes: u64,
-    /// Stored bytes of WAL a day; `None`: less than an hour is covered.
-    pub wal_bytes_a_day: Option<u64>,
-    /// The days that this is told from.
-    pub days: Option<f64>,
 }
 
 /// So many of the newest intervals are asked for their times.
@@ -369,15 +357,5 @@ fn backups_status(inventory: &Inventory, health: &Health, now: Timestamp) -> Bac
         newest: newest.map(|backup| backup.id),
         newest_stopped: newest.map(|backup| backup.stopped),
         newest_age_seconds: newest.map(|backup| age(backup.stopped, now)),
-    }
-}
-
-fn sizes(inventory: &Inventory, health: &Health) -> SizesStatus {
-    SizesStatus {
-        wal_bytes: inventory.wal_bytes(),
-        wal_segments: inventory.timelines.values().map(|wal| wal.whole_segments()).sum(),
-        backup_bytes: inventory.backup_bytes(),
-        wal_bytes_a_day: health.growth.map(|growth| growth.bytes_a_day as u64),
-        days: health.growth.map(|growth| growth.days),
     }
 }

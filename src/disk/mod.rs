@@ -17,6 +17,7 @@ mod sync;
 pub mod tablespace_location;
 pub mod tablespace_users;
 pub mod wal_file;
+pub mod whole_file;
 
 pub use data_dir::DataDir;
 pub use incoming::Incoming;

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::civil::Date;
+
 use super::BackupId;
 use super::layout::Generation;
 use super::manifest::BackupSummary;
@@ -103,6 +105,15 @@ impl Inventory {
     /// The bytes of all WAL objects.
     pub fn wal_bytes(&self) -> u64 {
         self.timelines.values().map(|wal| wal.stored_bytes).sum()
+    }
+
+    /// The same by the day on which they were stored.
+    pub fn wal_days(&self) -> BTreeMap<Date, u64> {
+        let mut days = BTreeMap::new();
+        for (day, bytes) in self.timelines.values().flat_map(|wal| &wal.stored_days) {
+            *days.entry(*day).or_default() += bytes;
+        }
+        days
     }
 
     /// The bytes of all backups' objects, whole or not.

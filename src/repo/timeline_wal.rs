@@ -1,6 +1,10 @@
 //! The WAL of one timeline that is stored: which segments, what is there of others, and where the timeline comes from.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use super::inventory::Unknown;
 use super::live_tail::TailBreak;
@@ -27,6 +31,8 @@ pub struct TimelineWal {
     pub history: History,
     /// Bytes of all its objects.
     pub stored_bytes: u64,
+    /// The same by the day (UTC) on which they were stored, by the store's clock; without those of which it does not say.
+    pub stored_days: BTreeMap<Date, u64>,
     /// When the newest of them was stored, by the store's clock.
     pub newest: Option<Timestamp>,
 }
@@ -59,7 +65,7 @@ impl TimelineWal {
     /// Adds an object; they come in the order of their keys.
     pub(super) fn note(&mut self, name: WalName, number: SegmentNumber, listed: &Listed) {
         let stored = listed.written();
-        self.stored_bytes += listed.size;
+        self.note_bytes(listed);
         self.newest = self.newest.max(stored);
         match name {
             WalName::Segment(_) => self.segments.append(Run::of(number, listed.size, stored)),
@@ -71,9 +77,16 @@ impl TimelineWal {
         }
     }
 
+    fn note_bytes(&mut self, listed: &Listed) {
+        self.stored_bytes += listed.size;
+        if let Some(stored) = listed.written() {
+            *self.stored_days.entry(TimeZone::UTC.to_datetime(stored).date()).or_default() += listed.size;
+        }
+    }
+
     /// Adds a piece of the live tail.
     pub(super) fn note_piece(&mut self, number: SegmentNumber, listed: &Listed) {
-        self.stored_bytes += listed.size;
+        self.note_bytes(listed);
         self.newest = self.newest.max(listed.written());
         if self.streamed.last() != Some(&number) {
             self.streamed.push(number);
