@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::dump_verbs::DumpArgs;
+use super::dump_verbs::{DumpArgs, DumpRestoreArgs};
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
 use super::receive_verb::WalReceiveArgs;
@@ -126,6 +126,8 @@ pub enum Verb {
     Basebackup(BasebackupArgs),
     /// Take a logical dump, by the server's own pg_dump
     Dump(DumpArgs),
+    /// Restore a logical dump into a server, or fetch it into a file
+    DumpRestore(DumpRestoreArgs),
     /// Restore a backup to a directory, to recover to a point in time from there
     #[command(after_help = "Examples:\n  sudo -u postgres pgark restore --to /var/lib/postgresql/15/main\n  \
             pgark restore --to /srv/pg --target-time '2026-11-22 14:05:00+01:00'\n  \

@@ -44,7 +44,7 @@ pub struct ExpireArgs {
         pgark keep 20261122T231805Z-0a1b2c3d --until 2027-04-01T00:00:00+02:00\n\n\
         Another `--until` replaces the one before; without one it stays until `pgark unkeep`.")]
 pub struct KeepArgs {
-    /// The backup
+    /// The backup or dump
     pub id: BackupId,
     /// Only until then, such as 2027-04-01T00:00:00+02:00, or for so long from now, such as 90d [default: for ever]
     #[arg(long, value_name = "TIME|DURATION")]
@@ -58,7 +58,7 @@ pub struct KeepArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pgark unkeep 20261122T231805Z-0a1b2c3d")]
 pub struct UnkeepArgs {
-    /// The backup
+    /// The backup or dump
     pub id: BackupId,
 }
 
@@ -67,7 +67,7 @@ pub struct UnkeepArgs {
 #[command(after_help = "Examples:\n  pgark delete 20261122T231805Z-0a1b2c3d --dry-run\n\n\
     Never the newest whole backup, one that is marked, in use, or may be running. Its WAL is left to `pgark expire`.")]
 pub struct DeleteArgs {
-    /// The backup
+    /// The backup or dump
     pub id: BackupId,
     /// Say whether it could be deleted, and delete nothing
     #[arg(long)]
@@ -145,18 +145,17 @@ pub fn unkeep(args: &UnkeepArgs, sources: &Sources) -> Result<u8, Failure> {
 pub fn delete(args: &DeleteArgs, sources: &Sources) -> Result<u8, Failure> {
     let repository = settings::repository(sources)?;
     let interactive = !args.yes && io::stdin().is_terminal();
-    let changed = block_on_many(keep::delete(&repository, args.id, args.dry_run, &circumstances(), |backup| {
-        let size = output::size(backup.stored_bytes());
-        !interactive
-            || said_yes(&format!("delete backup {}, {size} in {} objects? [y/N] ", args.id, backup.pieces.len()))
+    let changed = block_on_many(keep::delete(&repository, args.id, args.dry_run, &circumstances(), |target| {
+        let (what, size) = (target.what, output::size(target.bytes));
+        !interactive || said_yes(&format!("delete {what} {}, {size} in {} objects? [y/N] ", args.id, target.objects))
     }))?;
     let instead = if args.dry_run { "would be deleted" } else { "stays" };
     tell(args.id, changed, "is deleted", instead)
 }
 
-fn tell(id: BackupId, changed: Changed, now: &str, else_: &str) -> Result<u8, Failure> {
+fn tell(id: BackupId, (what, changed): (&str, Changed), now: &str, else_: &str) -> Result<u8, Failure> {
     let words = if changed == Changed::Now { now } else { else_ };
-    output::print(&format!("backup {id} {words}\n")).map(|()| exit::SUCCESS).map_err(cannot_print)
+    output::print(&format!("{what} {id} {words}\n")).map(|()| exit::SUCCESS).map_err(cannot_print)
 }
 
 fn said_yes(question: &str) -> bool {
@@ -170,7 +169,14 @@ fn said_yes(question: &str) -> bool {
 fn plan_text(report: &ExpireReport) -> String {
     let mut text: String = report.notes.iter().map(|note| format!("note    {note}\n")).collect();
     if report.nothing_set {
-        text.push_str("no policy is set under [retention]: only what dead backups left is collected\n");
+        match report.dumps.keep.iter().flat_map(|kept| &kept.reasons).any(|why| why == "dump_keep_within")
+            || report.dumps.delete.iter().any(|going| going.kind == "dump")
+        {
+            false => text.push_str("no policy is set under [retention]: only what dead backups left is collected\n"),
+            true => text.push_str(
+                "no policy for backups is set under [retention]: of them only what dead ones left is collected\n",
+            ),
+        }
     }
     for plan in &report.generations {
         if report.nothing_set {
@@ -179,6 +185,7 @@ fn plan_text(report: &ExpireReport) -> String {
             generation_text(plan, &mut text);
         }
     }
+    dumps_text(report, &mut text);
     for name in &report.unfinished {
         text.push_str(&format!("delete  unfinished {name}: begun more than a day ago\n"));
     }
@@ -227,6 +234,20 @@ fn backups_text(plan: &GenerationReport, text: &mut String) {
     }
 }
 
+fn dumps_text(report: &ExpireReport, text: &mut String) {
+    for going in &report.dumps.delete {
+        let Going { kind, name, objects, reason, .. } = going;
+        let (of, size) = (if *kind == "remains" { "remains of a dump" } else { kind }, output::size(going.bytes));
+        text.push_str(&format!("delete  {of} {name}, {size} in {objects} objects: {reason}\n"));
+    }
+    for kept in &report.dumps.keep {
+        text.push_str(&format!("keep    dump {}: {}\n", kept.dump, output::one_line(&kept.reasons.join(", "))));
+    }
+    if let Some(why) = &report.dumps.refused {
+        text.push_str(&format!("note    {why}: that needs --force\n"));
+    }
+}
+
 fn outcome_text(report: &ExpireReport) -> String {
     let objects = report.objects();
     match (report.dry_run, report.done) {
@@ -235,7 +256,7 @@ fn outcome_text(report: &ExpireReport) -> String {
             let size = output::size(report.deleted_bytes);
             let mut text = format!("{} objects deleted, {size}\n", report.deleted);
             for backup in &report.spared {
-                text.push_str(&format!("spared  backup {backup}: marked or in use since the plan was made\n"));
+                text.push_str(&format!("spared  {backup}: marked or in use since the plan was made\n"));
             }
             for failed in &report.failed {
                 text.push_str(&format!("failed  {}: {}\n", failed.key, failed.reason));

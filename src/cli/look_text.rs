@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::dump_text;
 use super::output::{check_text, one_line, size};
 use crate::command::check::{CheckReport, Level};
 use crate::command::list::{Kind, ListReport, ListedBackup, ListedState};
@@ -12,7 +13,7 @@ use crate::repo::BackupId;
 use crate::repo::manifest::Method;
 
 /// A label may be long.
-const LABEL: usize = 32;
+pub(super) const LABEL: usize = 32;
 
 /// The table of `list`.
 pub fn list(report: &ListReport) -> String {
@@ -109,7 +110,7 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 /// What somebody called it.
-fn label(id: BackupId, label: &str) -> Option<&str> {
+pub(super) fn label(id: BackupId, label: &str) -> Option<&str> {
     Some(label).filter(|label| *label != id.own_label())
 }
 
@@ -121,7 +122,7 @@ fn method(method: Method) -> &'static str {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -212,6 +213,9 @@ pub fn status(report: &StatusReport, colored: bool) -> String {
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<10} {value}\n"));
     line("newest", newest(report));
     line("backups", backups(report));
+    if report.dumps.whole + report.dumps.damaged + report.dumps.unfinished > 0 {
+        line("dumps", dump_text::status(&report.dumps));
+    }
     line("stored", stored(report));
     line("expiry", expiry(&report.expiry));
     if let Some(server) = &report.server {
@@ -362,11 +366,11 @@ fn segments(count: u64) -> String {
     if count == 1 { "1 segment".to_owned() } else { format!("{count} segments") }
 }
 
-fn second(time: Timestamp) -> String {
+pub(super) fn second(time: Timestamp) -> String {
     time.round(jiff::Unit::Second).unwrap_or(time).to_string()
 }
 
-fn short(text: &str, most: usize) -> String {
+pub(super) fn short(text: &str, most: usize) -> String {
     let text = one_line(text);
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -375,7 +379,7 @@ fn short(text: &str, most: usize) -> String {
 }
 
 /// A duration in one unit.
-fn duration(seconds: i64) -> String {
+pub(super) fn duration(seconds: i64) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -5,18 +5,19 @@ use super::look_args::{KindArg, ListArgs, ShowArgs, StatusArgs};
 use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::watch::{self, Screens};
-use super::{exit, look_text, output, settings};
+use super::{dump_text, exit, look_text, output, settings};
+use crate::command::show::Shown;
 use crate::command::status::{self, Status};
 use crate::command::{Failure, FailureKind, list, show};
 
 /// `pgark list`
 pub fn list(args: &ListArgs, sources: &Sources) -> Result<u8, Failure> {
     let repository = settings::repository(sources)?;
-    let wanted = args.kind.map(KindArg::wanted);
+    let wanted = args.kind.and_then(KindArg::wanted);
     let report = block_on(async { list::run(&repository, wanted, &circumstances()).await })?;
     let printed = match args.json {
         true => output::print_json(&report),
-        false => output::print(&look_text::list(&report)),
+        false => output::print(&dump_text::list(&report, args.kind)),
     };
     printed.map_err(cannot_print)?;
     Ok(if report.has_damage() { exit::DAMAGED_BACKUP } else { exit::SUCCESS })
@@ -31,7 +32,10 @@ pub fn show(args: &ShowArgs, sources: &Sources) -> Result<u8, Failure> {
     let report = block_on(async { show::run(&repository, id, &circumstances()).await })?;
     let printed = match args.json {
         true => output::print_json(&report),
-        false => output::print(&look_text::show(&report)),
+        false => output::print(&match &report {
+            Shown::Backup(backup) => look_text::show(backup),
+            Shown::Dump(dump) => dump_text::show(dump),
+        }),
     };
     printed.map_err(cannot_print)?;
     Ok(if report.is_sound() { exit::SUCCESS } else { exit::DAMAGED_BACKUP })

@@ -7,6 +7,7 @@ mod archive_command;
 pub mod args;
 pub mod backup_verbs;
 pub mod config_file;
+mod dump_text;
 pub mod dump_verbs;
 pub mod exit;
 pub mod expire_verbs;

@@ -103,6 +103,7 @@ pub fn retention(sources: &Sources) -> Result<Policy, Failure> {
         keep_monthly: count("keep_monthly")?,
         wal_within: age("wal_within"),
         min_full: integer(sources, "retention.min_full")?,
+        dump_keep_within: age("dump_keep_within"),
     })
 }
 

@@ -19,7 +19,7 @@ use crate::repo::BackupId;
     pgark verify 20261122T231805Z-0a1b2c3d --jobs 4\n\n\
     Exits 0 when no damage was found, 2 when something is damaged or missing, 3 when it could not be told.")]
 pub struct VerifyArgs {
-    /// One backup, and the WAL that makes it consistent [default: everything]
+    /// One dump, or one backup and the WAL that makes it consistent [default: everything]
     pub id: Option<BackupId>,
     /// Only a share of parts and WAL, such as 5%; another one each day
     #[arg(long, value_name = "PERCENT")]
@@ -100,7 +100,8 @@ fn text(report: &VerifyReport) -> String {
         };
         text.push_str(&format!("{word} {}: {}\n", finding.key, output::one_line(&finding.message)));
     }
-    let VerifyReport { backups, parts, wal, bytes, gone, .. } = report;
+    let VerifyReport { backups, dumps, parts, wal, bytes, gone, .. } = report;
+    let dumps = if *dumps > 0 { format!(", {dumps} dumps") } else { String::new() };
     let share = match (&report.percent, &report.seed) {
         (Some(percent), Some(seed)) => format!("; a sample of {percent} %, seed {seed}"),
         _ => String::new(),
@@ -108,7 +109,7 @@ fn text(report: &VerifyReport) -> String {
     let size = output::size(*bytes);
     let records = report.records.map(|records| format!(" with {records} records")).unwrap_or_default();
     text.push_str(&format!(
-        "read {parts} parts of {backups} backups and {wal} WAL files{records}, {size} in {:.1} s{share}\n",
+        "read {parts} parts of {backups} backups{dumps} and {wal} WAL files{records}, {size} in {:.1} s{share}\n",
         report.seconds
     ));
     if *gone > 0 {

@@ -5,26 +5,27 @@
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
-use std::process::{ChildStdout, Command};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 use super::backup_copy::patiently;
 use super::bounds::{apart, bounded};
-use super::dump_program::Running;
+use super::dump_file::Storing;
+use super::dump_local::LocalCopy;
+pub use super::dump_local::LocalDumps;
 use super::failure::{Failure, FailureKind};
 use super::progress::{Phase, Progress};
 use super::{Circumstances, RepositorySettings};
-use crate::repo::dump_manifest::{DumpContent, DumpFile, DumpForm, DumpPart, DumpSummary, FORMAT};
-use crate::repo::{BackupId, DumpManifest, Repository};
+use crate::repo::dump_manifest::{DumpContent, DumpFile, DumpSummary, FORMAT};
+use crate::repo::keep::Mark;
+use crate::repo::{BackupId, DumpManifest};
 use crate::server::dump_source::DumpSource;
-use crate::server::programs::{self, Program, ProgramConnection};
+use crate::server::programs::{self, ProgramConnection};
 use crate::server::{Conninfo, Session};
-use crate::stream::cut::{CutPart, SIZES, cut};
 
 /// A dump that is wanted.
 #[derive(Clone)]
@@ -43,8 +44,16 @@ pub struct Dump {
     pub globals: bool,
     /// The operator's words.
     pub label: String,
+    /// How databases are written.
+    pub form: Form,
     /// How many databases are dumped at once.
     pub jobs: usize,
+    /// Whether `expire` leaves it alone until `unkeep`.
+    pub keep: bool,
+    /// A copy on this machine.
+    pub local: Option<LocalDumps>,
+    /// Where a dump of the form `directory` lies until it is stored.
+    pub scratch: PathBuf,
     /// zstd's.
     pub level: i32,
     /// How long a table may be locked by others.
@@ -53,6 +62,18 @@ pub struct Dump {
     pub retry: Duration,
     /// For `pg_dump`, as they are.
     pub arguments: Vec<OsString>,
+}
+
+/// How `pg_dump` writes a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `--format=custom`, as a stream: nothing lies on a local disk.
+    Custom,
+    /// `--format=directory`, by so many workers, into a private directory first.
+    Directory {
+        /// `--jobs`
+        jobs: usize,
+    },
 }
 
 /// Which databases are wanted.
@@ -70,24 +91,50 @@ pub struct DumpReport {
     schema: u32,
     /// The dump.
     pub dump: DumpSummary,
+    /// Its copy on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<PathBuf>,
 }
 
-/// Parts of a file that are stored at once.
-const UPLOADS: usize = 2;
+/// What a run has stored before there is a dump.
+#[derive(Default)]
+struct Begun {
+    id: OnceLock<BackupId>,
+    parts: AtomicU64,
+    whole: OnceLock<()>,
+}
 
 /// Takes the dump.
 pub async fn run(dump: Dump, circumstances: &Circumstances, progress: Arc<Progress>) -> Result<DumpReport, Failure> {
-    let (ours, phase) = (circumstances.clone(), Arc::clone(&progress));
-    let taking = apart(move || async move { take(&dump, &ours, &progress).await });
+    let (ours, phase, begun) = (circumstances.clone(), Arc::clone(&progress), Arc::new(Begun::default()));
+    let told = Arc::clone(&begun);
+    let taking = apart(move || async move { take(&dump, &ours, &progress, &begun).await });
     bounded(taking, None, None).await.map_err(|failure| match phase.phase() {
+        _ if told.whole.get().is_some() => failure,
         Phase::Manifest => {
             failure.context("whether the dump was made is not known").with_hint("`pgark list` shows it if it was")
         }
-        _ => failure.context("no dump was made"),
+        _ => failure.context(told.what_stays()),
     })
 }
 
-async fn take(dump: &Dump, circumstances: &Circumstances, progress: &Arc<Progress>) -> Result<DumpReport, Failure> {
+impl Begun {
+    fn what_stays(&self) -> String {
+        match (self.parts.load(Ordering::Relaxed), self.id.get()) {
+            (parts, Some(id)) if parts > 0 => {
+                format!("no dump was made; remains `{id}` stay, {parts} parts, until `pgark expire` collects them")
+            }
+            _ => "no dump was made".to_owned(),
+        }
+    }
+}
+
+async fn take(
+    dump: &Dump,
+    circumstances: &Circumstances,
+    progress: &Arc<Progress>,
+    begun: &Begun,
+) -> Result<DumpReport, Failure> {
     let session = Session::connect(&dump.conninfo).await.map_err(crate::server::ServerError::from)?;
     let source = session.dump_source().await?;
     let contents = contents(dump, &source)?;
@@ -98,12 +145,24 @@ async fn take(dump: &Dump, circumstances: &Circumstances, progress: &Arc<Progres
     let begin = || repository.find_or_begin(source.ident, circumstances.now, &circumstances.writer);
     patiently(dump.retry, "the identity", begin).await?;
     let id = BackupId::new(circumstances.now, RandomState::new().build_hasher().finish() as u32);
+    begun.id.set(id).ok();
+    let local = dump
+        .local
+        .as_ref()
+        .map(|wanted| LocalCopy::begin(wanted, &dump.repository.cluster, source.ident.system_id, id));
     progress.enter(Phase::Copying);
-    let files = stream::iter(contents.into_iter().zip(1..)).map(|(content, file)| {
-        let command = command(dump, &content, &connection, [&pg_dump, &pg_dumpall]);
-        let place = (&repository, id, file);
-        async move { store(dump, place, content, command, progress).await }
-    });
+    let storing = Storing {
+        dump,
+        repository: &repository,
+        id,
+        connection: &connection,
+        pg_dump: &pg_dump,
+        pg_dumpall: &pg_dumpall,
+        local: local.as_ref(),
+        stored: &begun.parts,
+        progress,
+    };
+    let files = stream::iter(contents.into_iter().zip(1..)).map(|(content, file)| storing.file(content, file));
     // In their order: a manifest has them by number.
     let files: Vec<DumpFile> = files.buffered(dump.jobs.max(1)).try_collect().await?;
     let mut manifest = DumpManifest {
@@ -112,7 +171,7 @@ async fn take(dump: &Dump, circumstances: &Circumstances, progress: &Arc<Progres
             id,
             system_identifier: source.ident.system_id,
             postgres_major: source.ident.major,
-            program: pg_dump.version,
+            program: pg_dump.version.clone(),
             label: dump.label.clone(),
             from_standby: source.in_recovery,
             started: source.now,
@@ -130,8 +189,16 @@ async fn take(dump: &Dump, circumstances: &Circumstances, progress: &Arc<Progres
     manifest.sum_up();
     patiently(dump.retry, "the list of the parts", || repository.check_dump_parts(&manifest)).await?;
     progress.enter(Phase::Manifest);
+    if dump.keep {
+        let mark = Mark::default();
+        let put = || repository.mark_dump(id, circumstances.now, &mark, &circumstances.writer);
+        patiently(dump.retry, "the mark", put).await?;
+    }
     patiently(dump.retry, "the manifest", || repository.put_dump_manifest(&manifest)).await?;
-    Ok(DumpReport { schema: 1, dump: manifest.summary })
+    begun.whole.set(()).ok();
+    let keep = dump.local.as_ref().and_then(|local| local.keep);
+    let local = local.map(|local| local.finish(keep, circumstances.now)).transpose()?;
+    Ok(DumpReport { schema: 1, dump: manifest.summary, local })
 }
 
 /// What is dumped, in the order of the files.
@@ -147,74 +214,4 @@ fn contents(dump: &Dump, source: &DumpSource) -> Result<Vec<DumpContent>, Failur
     }
     let globals = dump.globals.then_some(DumpContent::Globals);
     Ok(globals.into_iter().chain(databases.iter().map(named)).collect())
-}
-
-fn command(
-    dump: &Dump,
-    content: &DumpContent,
-    connection: &ProgramConnection,
-    [pg_dump, pg_dumpall]: [&Program; 2],
-) -> Command {
-    let lock_wait = format!("--lock-wait-timeout={}", dump.lock_wait.as_millis());
-    let mut command = match content {
-        DumpContent::Globals => {
-            let mut command = Command::new(&pg_dumpall.path);
-            command.args(["--globals-only", "--no-password"]).arg(lock_wait);
-            command.arg(format!("--dbname={}", ProgramConnection::service()));
-            command
-        }
-        DumpContent::Database { database } => {
-            let mut command = Command::new(&pg_dump.path);
-            // Compressed it is here.
-            command.args(["--format=custom", "--compress=0", "--no-password"]).arg(lock_wait).args(&dump.arguments);
-            command.arg(format!("--dbname={}", ProgramConnection::database(database)));
-            command
-        }
-    };
-    connection.tell(&mut command);
-    command
-}
-
-async fn store(
-    dump: &Dump,
-    (repository, id, file): (&Repository, BackupId, u32),
-    content: DumpContent,
-    command: Command,
-    progress: &Arc<Progress>,
-) -> Result<DumpFile, Failure> {
-    let (what, form) = match &content {
-        DumpContent::Globals => ("pg_dumpall".to_owned(), DumpForm::Sql),
-        DumpContent::Database { database } => (format!("pg_dump of `{database}`"), DumpForm::Custom),
-    };
-    let (running, out) = Running::start(command, what)?;
-    let (sender, parts) = mpsc::channel(1);
-    let (level, counted) = (dump.level, Arc::clone(progress));
-    let cutting = tokio::task::spawn_blocking(move || cut_output(out, level, &sender, &counted));
-    let parts = stream::unfold(parts, |mut parts| async { parts.recv().await.map(|part| (part, parts)) });
-    let stored = parts.map(|cut: CutPart| async move {
-        let part = DumpPart { part: cut.number, stored: cut.bytes.len() as u64, sha256: cut.sha256, plain: cut.plain };
-        let bytes = bytes::Bytes::from(cut.bytes);
-        let put = || repository.put_dump_part(id, file, &part, bytes.clone());
-        patiently(dump.retry, &format!("part {} of file {file}", part.part), put).await?;
-        Ok::<_, Failure>(part)
-    });
-    let parts: Vec<DumpPart> = stored.buffered(UPLOADS).try_collect().await?;
-    let broken = |_| Failure::new(FailureKind::Internal, "a thread failed");
-    let unreadable =
-        |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("what a program writes cannot be read: {e}"));
-    let receipt = cutting.await.map_err(broken)?.map_err(unreadable)?;
-    running.wait().await?;
-    Ok(DumpFile { file, content, form, plain: receipt.length, sha256: receipt.sha256, parts })
-}
-
-fn cut_output(
-    out: ChildStdout,
-    level: i32,
-    parts: &mpsc::Sender<CutPart>,
-    progress: &Progress,
-) -> std::io::Result<crate::stream::Receipt> {
-    cut(out, level, SIZES, |part| {
-        progress.advance(part.plain);
-        parts.blocking_send(part).map_err(|_| std::io::Error::other("the dump was given up"))
-    })
 }

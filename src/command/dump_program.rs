@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,12 +26,16 @@ pub(super) struct Running {
     child: Child,
     said: Arc<Mutex<VecDeque<String>>>,
     listener: Option<JoinHandle<()>>,
+    is_judged: bool,
 }
+
+/// Whether a line counts.
+type Judge = fn(&str) -> bool;
 
 impl Running {
     /// Starts one that writes. `what` is for messages.
     pub(super) fn start(mut command: Command, what: String) -> Result<(Self, ChildStdout), Failure> {
-        let mut running = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()), what)?;
+        let mut running = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()), what, |_| true)?;
         match running.child.stdout.take() {
             Some(out) => Ok((running, out)),
             None => Err(Failure::new(FailureKind::Internal, "a program has no output")),
@@ -40,14 +44,29 @@ impl Running {
 
     /// Starts one that reads.
     pub(super) fn fed(mut command: Command, what: String) -> Result<(Self, ChildStdin), Failure> {
-        let mut running = Running::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()), what)?;
+        let mut running = Running::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()), what, |_| true)?;
         match running.child.stdin.take() {
             Some(stdin) => Ok((running, stdin)),
             None => Err(Failure::new(FailureKind::Internal, "a program has no input")),
         }
     }
 
-    fn spawn(command: &mut Command, what: String) -> Result<Self, Failure> {
+    /// Starts one that reads and writes files.
+    pub(super) fn alone(mut command: Command, what: String) -> Result<Self, Failure> {
+        Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()), what, |_| true)
+    }
+
+    /// Starts one that reads, and of which only some lines count: if there are any, it has failed, whatever its exit code says.
+    pub(super) fn judged(mut command: Command, what: String, counts: Judge) -> Result<(Self, ChildStdin), Failure> {
+        let mut running = Running::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()), what, counts)?;
+        running.is_judged = true;
+        match running.child.stdin.take() {
+            Some(stdin) => Ok((running, stdin)),
+            None => Err(Failure::new(FailureKind::Internal, "a program has no input")),
+        }
+    }
+
+    fn spawn(command: &mut Command, what: String, counts: Judge) -> Result<Self, Failure> {
         let cannot = |e: std::io::Error| Failure::new(FailureKind::LocalIo, format!("{what} cannot be started: {e}"));
         let mut child = command.stderr(Stdio::piped()).process_group(0).spawn().map_err(cannot)?;
         let err = child.stderr.take();
@@ -58,6 +77,9 @@ impl Running {
                 for line in BufReader::new(err).split(b'\n').map_while(Result::ok) {
                     let line = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]).into_owned();
                     tracing::info!("{name}: {line}");
+                    if !counts(&line) {
+                        continue;
+                    }
                     let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                     heard.push_back(line);
                     if heard.len() > LAST_LINES {
@@ -66,7 +88,7 @@ impl Running {
                 }
             })
         });
-        Ok(Running { what, child, said, listener })
+        Ok(Running { what, child, said, listener, is_judged: false })
     }
 
     /// Waits for its end: how long it may still work is the server's matter. Success is its own word for it.
@@ -87,11 +109,16 @@ impl Running {
             Failure::new(FailureKind::Server, format!("{} {why}", self.what))
         };
         match ended {
+            Ok(status) if status.success() && self.is_judged && !said.is_empty() => Err(failed("failed".to_owned())),
             Ok(status) if status.success() => {
                 if !said.is_empty() {
                     tracing::warn!("{}: {said}", self.what);
                 }
                 Ok(())
+            }
+            // Its reader went away, and knows why.
+            Ok(status) if status.signal() == Some(Signal::PIPE.as_raw()) => {
+                Err(Failure { kind: FailureKind::LocalIo, ..failed(words(status)) })
             }
             Ok(status) => Err(failed(words(status))),
             Err(error) => Err(failed(format!("cannot be waited for: {error}"))),

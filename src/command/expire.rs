@@ -12,10 +12,11 @@ use serde::Serialize;
 use super::bounds::bounded;
 use super::expire_delete::Deleter;
 use super::expire_records::{forget, record, record_key, tidy};
-use super::expire_report::{ExpireReport, GenerationReport};
+use super::expire_report::{DumpsReport, ExpireReport, GenerationReport};
 use super::failure::{Failure, FailureKind};
 use super::store_clock::{self, StoreTime};
 use super::{Circumstances, RepositorySettings};
+use crate::repo::dump_retention::DumpPlan;
 use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
@@ -73,6 +74,11 @@ pub async fn run_on(
             carry_out(repository, &expire.policy, at, (holdings, plan), &mut deleter).await?;
         }
     }
+    if planned.dumps.refused.is_none() || expire.force {
+        for doomed in &planned.dumps.delete {
+            deleter.dump(doomed, expire.policy.dump_keep_within, (planned.time.now, circumstances)).await;
+        }
+    }
     deleter.sized(planned.leases.iter().chain(&planned.gaps).map(|key| (key.clone(), 0)).collect()).await;
     for unfinished in &planned.unfinished {
         deleter.abandon(unfinished).await;
@@ -81,7 +87,7 @@ pub async fn run_on(
     report.deleted = deleter.deleted;
     report.deleted_bytes = deleter.bytes;
     report.failed = deleter.failed;
-    report.spared = deleter.spared.iter().map(ToString::to_string).collect();
+    report.spared = deleter.spared.iter().chain(&deleter.spared_dumps).map(ToString::to_string).collect();
     record(repository, circumstances, &report.in_short()).await;
     Ok(report)
 }
@@ -90,6 +96,7 @@ pub async fn run_on(
 pub(super) struct Planned {
     pub(super) time: StoreTime,
     pub(super) generations: Vec<(Holdings, ExpirePlan)>,
+    pub(super) dumps: DumpPlan,
     leases: Vec<ObjectKey>,
     /// Notes of gaps to which nothing comes that can be restored.
     gaps: Vec<ObjectKey>,
@@ -140,6 +147,7 @@ impl Planned {
                     for identity in identities.all() {
                         newest = newest.max(repository.holdings(identity).await?.newest());
                     }
+                    newest = newest.max(repository.held_dumps().await?.newest());
                     Ok(newest)
                 };
                 let key = record_key(repository, circumstances, "begun")?;
@@ -188,6 +196,7 @@ impl Planned {
                 gaps.extend(idle.map(|recorded| recorded.key));
             }
         }
+        let dumps = DumpPlan::make(&repository.held_dumps().await?, expire.policy.dump_keep_within, time.now);
         let mut unfinished = Vec::new();
         match repository.store.unfinished(repository.layout.root()).await {
             Ok(found) => unfinished = found,
@@ -199,7 +208,9 @@ impl Planned {
         unfinished.retain(|unfinished| {
             unfinished.begun.and_then(|begun| Timestamp::try_from(begun).ok()).is_some_and(|begun| begun < old)
         });
-        let planned = Planned { time, generations, leases: leases.map(|held| held.key).collect(), gaps, unfinished };
+        let leases = leases.map(|held| held.key).collect();
+        let planned = Planned { time, generations, dumps, leases, gaps, unfinished };
+        report.dumps = DumpsReport::of(&repository.layout, &planned.dumps);
         report.now = planned.time.now;
         report.clock = planned.time.clock;
         report.notes.extend(planned.time.note.clone());
@@ -215,6 +226,7 @@ impl Planned {
 
     fn is_nothing(&self) -> bool {
         self.generations.iter().all(|(_, plan)| plan.delete.is_empty())
+            && self.dumps.delete.is_empty()
             && self.leases.is_empty()
             && self.gaps.is_empty()
             && self.unfinished.is_empty()
@@ -232,6 +244,7 @@ fn in_words(policy: &Policy) -> BTreeMap<&'static str, String> {
         ("keep_monthly", number(policy.keep_monthly)),
         ("wal_within", age(policy.wal_within)),
         ("min_full", number(Some(policy.min_full))),
+        ("dump_keep_within", age(policy.dump_keep_within)),
     ];
     all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }

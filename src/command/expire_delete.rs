@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Circumstances;
 use super::failure::{Failure, FailureKind};
+use crate::repo::dump_retention::{DoomedDump, DumpPlan, HeldDumps};
 use crate::repo::retention::{Deletion, Doomed};
 use crate::repo::{BackupId, Holdings, RepoError, Repository};
 use crate::storage::object_store::Unfinished;
@@ -38,6 +39,8 @@ pub struct Deleter<'a> {
     pub failed: Vec<FailedDeletion>,
     /// Backups that were named in the last moment.
     pub spared: Vec<BackupId>,
+    /// Dumps that were.
+    pub spared_dumps: Vec<BackupId>,
     told: Instant,
 }
 
@@ -49,8 +52,9 @@ const TELL: Duration = Duration::from_secs(30);
 impl<'a> Deleter<'a> {
     /// Deletes so many at once.
     pub fn new(repository: &'a Repository, jobs: usize) -> Self {
-        let (failed, spared) = (Vec::new(), Vec::new());
-        Deleter { repository, jobs: jobs.max(1), deleted: 0, bytes: 0, failed, spared, told: Instant::now() }
+        let (failed, spared, spared_dumps) = (Vec::new(), Vec::new(), Vec::new());
+        let told = Instant::now();
+        Deleter { repository, jobs: jobs.max(1), deleted: 0, bytes: 0, failed, spared, spared_dumps, told }
     }
 
     /// Whether the store refuses everything.
@@ -128,6 +132,67 @@ impl<'a> Deleter<'a> {
             self.bytes += deletion.bytes;
         }
         Ok(())
+    }
+
+    /// A dump, or what is left of one, unless it is wanted in the last moment: as with backups, a note says that it is going, then comes
+    /// the last look, and the manifest goes first and alone.
+    pub async fn dump(
+        &mut self,
+        doomed: &DoomedDump,
+        within: Option<Duration>,
+        (now, circumstances): (Timestamp, &Circumstances),
+    ) {
+        let stands = |held: &HeldDumps| {
+            DumpPlan::make(held, within, now)
+                .delete
+                .iter()
+                .any(|later| (later.id, later.is_dump) == (doomed.id, doomed.is_dump))
+        };
+        self.noted_dump(doomed, circumstances, stands).await;
+    }
+
+    /// The same, if `stands` still says so after the note.
+    pub async fn noted_dump(
+        &mut self,
+        doomed: &DoomedDump,
+        circumstances: &Circumstances,
+        stands: impl Fn(&HeldDumps) -> bool,
+    ) {
+        if self.has_given_up() {
+            return;
+        }
+        let repository = self.repository;
+        let mut keys = doomed.pieces.iter().map(|piece| repository.layout.dump(doomed.id, *piece));
+        let Some(first) = keys.next() else { return };
+        let looked = async {
+            let note = repository.announce(doomed.id, circumstances.now, &circumstances.writer).await?;
+            Ok::<_, RepoError>((note, repository.held_dumps().await?))
+        };
+        let (note, held) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => return self.failed.push(failed(first.as_str(), error.into())),
+        };
+        let failures = self.failed.len();
+        if stands(&held) {
+            self.sized(vec![(first, 0)]).await;
+            if self.failed.len() == failures && !self.has_given_up() {
+                self.sized(keys.map(|key| (key, 0)).collect()).await;
+            }
+            if self.failed.len() == failures {
+                self.bytes += doomed.bytes;
+            }
+        } else {
+            self.spared_dumps.push(doomed.id);
+        }
+        // After a failure nobody knows whether the manifest is gone, or will be: the note stays.
+        if let Some(note) = note.filter(|_| self.failed.len() == failures)
+            && let Err(error) = repository.store.delete(&note).await
+        {
+            tracing::warn!(
+                "`{note}` is left behind: until it is a day old `pgark keep {}` is refused ({error})",
+                doomed.id
+            );
+        }
     }
 
     /// Objects with their bytes, the first ones first.

@@ -1,13 +1,16 @@
 //! What `expire` reports: the plan with a reason for each object, and what became of it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::expire_delete::FailedDeletion;
 use super::failure::{Failure, FailureKind};
 use super::store_clock::Clock;
+use crate::repo::dump_retention::{DoomedDump, DumpPlan, DumpWhy};
 use crate::repo::retention::Doomed;
-use crate::repo::{ExpirePlan, Generation, Holdings, Layout, WalKey};
+use crate::repo::{BackupId, ExpirePlan, Generation, Holdings, Layout, WalKey};
 
 /// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,6 +29,8 @@ pub struct ExpireReport {
     pub notes: Vec<String>,
     /// The plans.
     pub generations: Vec<GenerationReport>,
+    /// The plan for the logical dumps.
+    pub dumps: DumpsReport,
     /// Uploads, or files without a name, that nobody will finish.
     pub unfinished: Vec<String>,
     /// `--force` was given.
@@ -63,6 +68,26 @@ pub struct GenerationReport {
     pub refused: Option<String>,
 }
 
+/// The plan for the logical dumps, which belong to no generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DumpsReport {
+    /// Dumps that stay.
+    pub keep: Vec<KeptDump>,
+    /// What goes, in this order: `dump`, or `remains` of one.
+    pub delete: Vec<Going>,
+    /// Why it is not carried out without `--force`.
+    pub refused: Option<String>,
+}
+
+/// A dump that stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptDump {
+    /// Its name.
+    pub dump: String,
+    /// Why.
+    pub reasons: Vec<String>,
+}
+
 /// A backup that stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Kept {
@@ -75,7 +100,7 @@ pub struct Kept {
 /// Something that goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Going {
-    /// `backup`, `remains` or `wal`.
+    /// `backup`, `remains`, `wal`, `live` or `dump`.
     pub kind: &'static str,
     /// The backup, or the WAL file.
     pub name: String,
@@ -94,6 +119,7 @@ pub struct Going {
 pub(super) struct InShort<'a> {
     format: &'static str,
     backups: Vec<&'a str>,
+    dumps: Vec<&'a str>,
     deleted: usize,
     deleted_bytes: u64,
     failed: usize,
@@ -109,6 +135,7 @@ impl ExpireReport {
             clock: Clock::ThisMachine,
             notes: Vec::new(),
             generations: Vec::new(),
+            dumps: DumpsReport::default(),
             unfinished: Vec::new(),
             forced: false,
             done: false,
@@ -121,7 +148,7 @@ impl ExpireReport {
 
     /// How many objects the plan wants to delete.
     pub fn objects(&self) -> usize {
-        let each = self.generations.iter().flat_map(|generation| &generation.delete);
+        let each = self.generations.iter().flat_map(|generation| &generation.delete).chain(&self.dumps.delete);
         each.map(|going| going.objects).sum::<usize>() + self.unfinished.len()
     }
 
@@ -134,9 +161,12 @@ impl ExpireReport {
                 Failure::new(first.kind, message).with_hint("what is left is tried again by the next `pgark expire`"),
             );
         }
-        let refused = self.generations.iter().find_map(|plan| Some((plan.generation, plan.refused.as_ref()?)));
-        let (generation, why) = refused.filter(|_| !self.forced && !self.dry_run)?;
-        let message = format!("generation {generation}: {why}, so nothing of it was deleted");
+        let refused = self.generations.iter().find_map(|plan| {
+            let why = plan.refused.as_ref()?;
+            Some(format!("generation {}: {why}, so nothing of it was deleted", plan.generation))
+        });
+        let dumps = || Some(format!("{}, so no dump was deleted", self.dumps.refused.as_ref()?));
+        let message = refused.or_else(dumps).filter(|_| !self.forced && !self.dry_run)?;
         Some(
             Failure::new(FailureKind::Usage, message)
                 .with_hint("look at `pgark expire --dry-run`; if that is meant, give `--force`"),
@@ -146,8 +176,10 @@ impl ExpireReport {
     pub(super) fn in_short(&self) -> InShort<'_> {
         let each = self.generations.iter().filter(|plan| plan.refused.is_none() || self.forced);
         let backups = each.flat_map(|plan| &plan.delete).filter(|going| going.kind != "wal");
+        let dumps = self.dumps.delete.iter().filter(|_| self.dumps.refused.is_none() || self.forced);
         InShort {
             format: "pgark-expire-1",
+            dumps: dumps.map(|going| going.name.as_str()).collect(),
             backups: backups.map(|going| going.name.as_str()).collect(),
             deleted: self.deleted,
             deleted_bytes: self.deleted_bytes,
@@ -181,6 +213,28 @@ impl GenerationReport {
             wal_kept: plan.wal_kept,
             wal_frozen: plan.wal_frozen,
             unknown: holdings.unknown.clone(),
+            refused: plan.refused.clone(),
+        }
+    }
+}
+
+impl DumpsReport {
+    pub(super) fn of(layout: &Layout, plan: &DumpPlan) -> Self {
+        let going = |doomed: &DoomedDump| Going {
+            kind: if doomed.is_dump { "dump" } else { "remains" },
+            name: doomed.id.to_string(),
+            objects: doomed.pieces.len(),
+            bytes: doomed.bytes,
+            key: doomed.pieces.first().map(|piece| layout.dump(doomed.id, *piece).to_string()).unwrap_or_default(),
+            reason: doomed.reason,
+        };
+        let kept = |(id, why): &(BackupId, BTreeSet<DumpWhy>)| KeptDump {
+            dump: id.to_string(),
+            reasons: why.iter().map(ToString::to_string).collect(),
+        };
+        DumpsReport {
+            keep: plan.keep.iter().map(kept).collect(),
+            delete: plan.delete.iter().map(going).collect(),
             refused: plan.refused.clone(),
         }
     }

@@ -1,11 +1,13 @@
-//! `keep`, `unkeep` and `delete`: an operator's own word about one backup.
+//! `keep`, `unkeep` and `delete`: an operator's own word about one backup or dump.
 
 use serde::Serialize;
 
 use super::bounds::bounded;
 use super::expire_delete::Deleter;
 use super::failure::{Failure, FailureKind};
+use super::keep_dump;
 use super::{Circumstances, RepositorySettings};
+use crate::repo::dumps::StoredDump;
 use crate::repo::keep::Mark;
 use crate::repo::policy::before;
 use crate::repo::retention::{Deletion, Doomed, GRACE};
@@ -25,20 +27,45 @@ pub enum Changed {
     Would,
 }
 
-/// Marks a backup: `expire` leaves it alone from now on, or until a time. A mark that says another time is replaced; one that
+/// Marks a backup or a dump, and says which it is: `expire` leaves it alone from now on, or until a time. A mark that says another time is replaced; one that
 /// says the same stays, with its reason.
 pub async fn keep(
     repository: &RepositorySettings,
     id: BackupId,
     mark: &Mark,
     circumstances: &Circumstances,
-) -> Result<Changed, Failure> {
+) -> Result<(&'static str, Changed), Failure> {
     if !mark.holds(circumstances.now) {
         let message = "the time until which the backup should be kept is past";
         return Err(Failure::new(FailureKind::Usage, message).with_hint("give a later one to `--until`"));
     }
-    let work = async { keep_on(&repository.open().await?, id, mark, circumstances).await };
+    let work = async {
+        let repository = repository.open().await?;
+        match dump_of(&repository, id).await? {
+            Some(dump) => Ok(("dump", keep_dump::keep(&repository, &dump, mark, circumstances).await?)),
+            None => Ok(("backup", keep_on(&repository, id, mark, circumstances).await?)),
+        }
+    };
     bounded(work, None, None).await
+}
+
+/// A dump of this name, if there is no backup of it.
+async fn dump_of(repository: &Repository, id: BackupId) -> Result<Option<StoredDump>, Failure> {
+    match find(repository, id).await {
+        Err(failure) if failure.kind == FailureKind::Usage => Ok(repository.stored_dump(id).await?),
+        found => found.map(|_| None),
+    }
+}
+
+/// What is about to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `backup` or `dump`.
+    pub what: &'static str,
+    /// Bytes of its objects.
+    pub bytes: u64,
+    /// How many these are.
+    pub objects: usize,
 }
 
 /// The same on a repository that is open.
@@ -100,29 +127,41 @@ pub(super) async fn holds(repository: &Repository, generation: Generation, id: B
     Err(refused(id, "was deleted in this moment", "see `pgark list`"))
 }
 
-/// Takes the mark away.
-pub async fn unkeep(repository: &RepositorySettings, id: BackupId) -> Result<Changed, Failure> {
+/// Takes the mark away, and says of what.
+pub async fn unkeep(repository: &RepositorySettings, id: BackupId) -> Result<(&'static str, Changed), Failure> {
     let work = async {
         let repository = repository.open().await?;
+        if let Some(dump) = dump_of(&repository, id).await? {
+            return Ok(("dump", keep_dump::unkeep(&repository, &dump).await?));
+        }
         let (Identity { generation, .. }, backup) = find(&repository, id).await?;
         if !backup.has_mark() {
-            return Ok(Changed::WasSo);
+            return Ok(("backup", Changed::WasSo));
         }
         repository.unkeep(generation, id).await?;
-        Ok(Changed::Now)
+        Ok(("backup", Changed::Now))
     };
     bounded(work, None, None).await
 }
 
-/// Deletes a backup, if `agree` agrees. Its WAL is left to `expire`.
+/// Deletes a backup or a dump, if `agree` agrees, and says which it was. A backup's WAL is left to `expire`.
 pub async fn delete(
     repository: &RepositorySettings,
     id: BackupId,
     dry_run: bool,
     circumstances: &Circumstances,
-    agree: impl FnOnce(&BackupListing) -> bool,
-) -> Result<Changed, Failure> {
-    let work = async { delete_on(&repository.open().await?, id, dry_run, circumstances, agree).await };
+    agree: impl FnOnce(&Target) -> bool,
+) -> Result<(&'static str, Changed), Failure> {
+    let work = async {
+        let repository = repository.open().await?;
+        if dump_of(&repository, id).await?.is_some() {
+            return Ok(("dump", keep_dump::delete(&repository, id, dry_run, circumstances, agree).await?));
+        }
+        let agree = |backup: &BackupListing| {
+            agree(&Target { what: "backup", bytes: backup.stored_bytes(), objects: backup.pieces.len() })
+        };
+        Ok(("backup", delete_on(&repository, id, dry_run, circumstances, agree).await?))
+    };
     bounded(work, None, None).await
 }
 

@@ -1,10 +1,11 @@
-//! `list`: the backups of a repository, also those that are damaged or never finished.
+//! `list`: the backups and dumps of a repository, also those that are damaged or never finished.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::bounds::bounded;
 use super::failure::Failure;
+use super::list_dumps::{self, ListedDump};
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::Lsn;
 use crate::repo::manifest::{BackupSummary, Method};
@@ -21,6 +22,8 @@ pub struct ListReport {
     pub generations: usize,
     /// Of all generations, the oldest first.
     pub backups: Vec<ListedBackup>,
+    /// The logical dumps, the oldest first.
+    pub dumps: Vec<ListedDump>,
 }
 
 /// One backup.
@@ -69,19 +72,30 @@ pub enum Wanted {
     Standby,
     /// In this state.
     State(ListedState),
+    /// Logical dumps, and no backups.
+    Dumps,
 }
 
 impl Wanted {
     /// Whether a backup is wanted. Of a damaged one nobody can tell, so it always is.
     pub fn takes(self, backup: &ListedBackup) -> bool {
         let facts = |fits: &dyn Fn(&ListedFacts) -> bool| backup.facts.as_ref().is_some_and(fits);
-        backup.state == ListedState::Damaged
+        (backup.state == ListedState::Damaged && self != Wanted::Dumps)
             || match self {
                 Wanted::Kind(kind) => facts(&|facts| facts.kind == kind),
                 Wanted::Method(method) => facts(&|facts| facts.method == method),
                 Wanted::Standby => facts(&|facts| facts.from_standby),
                 Wanted::State(state) => backup.state == state,
+                Wanted::Dumps => false,
             }
+    }
+
+    fn takes_dump(self, dump: &ListedDump) -> bool {
+        match self {
+            Wanted::Dumps => true,
+            Wanted::State(state) => dump.state == state || dump.state == ListedState::Damaged,
+            Wanted::Kind(_) | Wanted::Method(_) | Wanted::Standby => false,
+        }
     }
 }
 
@@ -133,9 +147,10 @@ pub struct ListedFacts {
 }
 
 impl ListReport {
-    /// Whether there is a damaged backup.
+    /// Whether there is a damaged backup or dump.
     pub fn has_damage(&self) -> bool {
         self.backups.iter().any(|backup| backup.state == ListedState::Damaged)
+            || self.dumps.iter().any(|dump| dump.state == ListedState::Damaged)
     }
 }
 
@@ -150,7 +165,13 @@ pub async fn run(
         let identities = match repository.read_identities().await {
             Ok(identities) => identities,
             Err(RepoError::NoIdentity { repository }) => {
-                return Ok(ListReport { schema: 1, repository, generations: 0, backups: Vec::new() });
+                return Ok(ListReport {
+                    schema: 1,
+                    repository,
+                    generations: 0,
+                    backups: Vec::new(),
+                    dumps: Vec::new(),
+                });
             }
             Err(error) => return Err(error.into()),
         };
@@ -164,8 +185,10 @@ pub async fn run(
                 }
             }
         }
+        let mut dumps = list_dumps::dumps(&repository, circumstances.now).await?;
+        dumps.retain(|dump| wanted.is_none_or(|wanted| wanted.takes_dump(dump)));
         let generations = identities.all().len();
-        Ok(ListReport { schema: 1, repository: repository.describe(), generations, backups })
+        Ok(ListReport { schema: 1, repository: repository.describe(), generations, backups, dumps })
     };
     bounded(listing, None, None).await
 }

@@ -1,10 +1,11 @@
-//! `show`: all that is known of one backup, and whether the WAL is there that it needs.
+//! `show`: all that is known of one backup or dump, and whether the WAL is there that it needs.
 
 use serde::Serialize;
 
 use super::bounds::bounded;
 use super::failure::{Failure, FailureKind};
 use super::list::ListedBackup;
+use super::list_dumps::{self, ShowDumpReport};
 use super::{Circumstances, RepositorySettings};
 use crate::postgres::control_details::RecordedSettings;
 use crate::postgres::{PgMajor, SystemId, WalName};
@@ -16,6 +17,16 @@ use crate::repo::wal_runs::{Run, Runs};
 use crate::repo::{BackupId, Generation, RepoError, Repository, WalKey};
 use crate::storage::ObjectStoreExt;
 use crate::storage::object_store::Visit;
+
+/// What an id names.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Shown {
+    /// A backup.
+    Backup(Box<ShowReport>),
+    /// A logical dump.
+    Dump(Box<ShowDumpReport>),
+}
 
 /// One backup.
 #[derive(Clone, Debug, Serialize)]
@@ -66,6 +77,16 @@ pub struct MissingWal {
 const MOST_PAGES: usize = 100;
 const PAGE: usize = 1000;
 
+impl Shown {
+    /// Whether it can be restored, as far as this can be told without reading it all.
+    pub fn is_sound(&self) -> bool {
+        match self {
+            Shown::Backup(backup) => backup.is_sound(),
+            Shown::Dump(dump) => dump.is_sound(),
+        }
+    }
+}
+
 impl ShowReport {
     /// Whether the backup can be restored, as far as this can be told without reading it all.
     pub fn is_sound(&self) -> bool {
@@ -80,12 +101,8 @@ impl From<Missing> for MissingWal {
     }
 }
 
-/// Tells of a backup.
-pub async fn run(
-    settings: &RepositorySettings,
-    id: BackupId,
-    circumstances: &Circumstances,
-) -> Result<ShowReport, Failure> {
+/// Tells of a backup, or of a dump.
+pub async fn run(settings: &RepositorySettings, id: BackupId, circumstances: &Circumstances) -> Result<Shown, Failure> {
     let showing = async {
         let repository = settings.open().await?;
         for identity in repository.read_identities().await?.all() {
@@ -98,10 +115,11 @@ pub async fn run(
             };
             let parts = backup.listing.parts().count() as u32;
             let listed = ListedBackup::new(&backup, generation).with_mark(&repository, circumstances.now).await?;
-            return Ok(ShowReport { schema: 1, backup: listed, parts, details });
+            return Ok(Shown::Backup(Box::new(ShowReport { schema: 1, backup: listed, parts, details })));
         }
-        let message = format!("there is no backup `{id}` in {}", repository.describe());
-        Err(Failure::new(FailureKind::Usage, message).with_hint("`pgark list` shows the backups"))
+        let message = format!("there is no backup or dump `{id}` in {}", repository.describe());
+        let none = || Failure::new(FailureKind::Usage, message).with_hint("`pgark list` shows them");
+        list_dumps::show(&repository, id, circumstances).await?.map(Box::new).map(Shown::Dump).ok_or_else(none)
     };
     bounded(showing, None, None).await
 }

@@ -11,6 +11,8 @@ use super::check::{Finding, Level};
 use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
 use super::show::MissingWal;
+pub use super::status_dumps::DumpsStatus;
+use super::status_dumps::{about_dumps, dumps_status};
 use super::status_expiry::{self, ExpiryStatus};
 pub use super::status_lost::LostStatus;
 use super::status_lost::{about_lost, lost_status, lost_wal};
@@ -63,6 +65,8 @@ pub struct StatusReport {
     pub lost: Vec<LostStatus>,
     /// The backups.
     pub backups: BackupsStatus,
+    /// The logical dumps.
+    pub dumps: DumpsStatus,
     /// How much there is.
     pub sizes: SizesStatus,
     /// What `expire` would delete.
@@ -179,11 +183,13 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let stock = settled(status, circumstances, &repository, (identity, &identities));
     let (stock, facts) = tokio::join!(stock, ask_server(status.conninfo.as_ref(), &status.slot));
     let (inventory, health, expiry) = stock?;
+    let dumps = repository.stored_dumps().await?;
     let times = Times::read(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
     let lost = lost_wal(&repository, &inventory).await?;
     findings.extend(lost.iter().filter_map(|gap| about_lost(gap, &inventory, &health)));
     findings.extend(facts.iter().flatten().flat_map(|facts| about_server(facts, identity.ident())));
+    findings.extend(about_dumps(&dumps));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     Ok(StatusReport {
         schema: 1,
@@ -196,6 +202,7 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
         gaps: health.gaps.iter().map(gap_status).collect(),
         lost: lost.iter().map(lost_status).collect(),
         backups: backups_status(&inventory, &health, now),
+        dumps: dumps_status(&dumps, now),
         sizes: sizes(&inventory, &health),
         expiry,
         server: facts.map(server_status),
@@ -230,7 +237,7 @@ async fn take_stock(
     (identity, identities): (&Identity, &Identities),
 ) -> Result<(Inventory, ExpiryStatus), RepoError> {
     // Without a policy nobody needs to know every object.
-    if status.policy.is_empty() {
+    if status.policy.is_empty() && status.policy.dump_keep_within.is_none() {
         return Ok((repository.take_inventory(identity).await?, ExpiryStatus::Off));
     }
     let (settings, policy) = (status.repository.clone(), status.policy.clone());

@@ -32,6 +32,8 @@ pub enum ExpiryStatus {
 pub struct ExpiryPlan {
     /// Backups that would go now.
     pub backups: usize,
+    /// Logical dumps that would.
+    pub dumps: usize,
     /// WAL objects that would.
     pub wal: usize,
     /// All objects that would, also of backups that were never finished.
@@ -87,14 +89,17 @@ async fn plan(
     let next = (planned.generations.iter())
         .filter_map(|(holdings, plan)| next_to_go(holdings, &expire.policy, plan, now))
         .min_by_key(|next| (next.at, next.backup));
-    let going = || report.generations.iter().flat_map(|generation| &generation.delete);
+    let of_generations = || report.generations.iter().flat_map(|generation| &generation.delete);
+    let going = || of_generations().chain(&report.dumps.delete);
     let of_kind = |kind: &str| going().filter(|going| going.kind == kind).count();
     let refused = report.generations.iter().find_map(|plan| {
         let why = plan.refused.as_ref()?;
         Some(format!("generation {}: {why}", plan.generation))
     });
+    let refused = refused.or_else(|| report.dumps.refused.clone());
     Ok(ExpiryPlan {
         backups: of_kind("backup"),
+        dumps: of_kind("dump"),
         wal: of_kind("wal"),
         objects: report.objects(),
         bytes: going().map(|going| going.bytes).sum(),

@@ -31,11 +31,11 @@ use crate::storage::{ObjectKey, ObjectStoreExt};
 pub struct Verify {
     /// Where.
     pub repository: RepositorySettings,
-    /// One backup and the WAL without which it is worthless; `None`: everything.
+    /// One dump, or one backup and the WAL without which it is worthless; `None`: everything.
     pub backup: Option<BackupId>,
     /// Of parts and WAL, this share.
     pub sample: Option<Sample>,
-    /// No backups.
+    /// No backups and no dumps.
     pub wal_only: bool,
     /// Only what was written since, by the store's clock.
     pub since: Option<Timestamp>,
@@ -83,8 +83,11 @@ pub async fn run_on(repository: &Repository, verify: &Verify) -> Result<VerifyRe
         let holdings = repository.holdings_to_verify(identity).await?;
         found |= verifier.generation(identity, &holdings).await;
     }
+    if !found || verify.backup.is_none() {
+        found |= verifier.dumps().await?;
+    }
     if let Some(id) = verify.backup.filter(|_| !found) {
-        let message = format!("there is no whole backup `{id}` in the repository");
+        let message = format!("there is no whole backup or dump `{id}` in the repository");
         return Err(Failure::new(FailureKind::Usage, message).with_hint("see `pgark list`"));
     }
     verifier.report.seconds = begin.elapsed().as_secs_f64();
@@ -97,12 +100,12 @@ const PAGE: usize = 1000;
 /// How often long work says how far it is.
 const TELL: Duration = Duration::from_secs(30);
 
-struct Verifier<'a> {
-    repository: &'a Repository,
-    verify: &'a Verify,
-    report: VerifyReport,
-    /// Of a generation, what is in the sample.
-    sampled: BTreeSet<ObjectKey>,
+pub(super) struct Verifier<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) verify: &'a Verify,
+    pub(super) report: VerifyReport,
+    /// Of a generation, or of the dumps, what is in the sample.
+    pub(super) sampled: BTreeSet<ObjectKey>,
     /// Of a generation, what was listed and is not there any more.
     gone: BTreeSet<ObjectKey>,
     unknown: usize,
@@ -172,11 +175,11 @@ impl Verifier<'_> {
         !backups.is_empty()
     }
 
-    fn is_due(&self, modified: Option<Timestamp>) -> bool {
+    pub(super) fn is_due(&self, modified: Option<Timestamp>) -> bool {
         self.verify.since.is_none_or(|since| modified.is_none_or(|modified| modified >= since))
     }
 
-    fn is_sampled(&self, key: &ObjectKey) -> bool {
+    pub(super) fn is_sampled(&self, key: &ObjectKey) -> bool {
         self.verify.sample.is_none() || self.sampled.contains(key)
     }
 
@@ -354,11 +357,11 @@ impl Verifier<'_> {
         }
     }
 
-    fn bounds(&self) -> ReadBounds {
+    pub(super) fn bounds(&self) -> ReadBounds {
         ReadBounds { stall: self.verify.stall, ..ReadBounds::default() }
     }
 
-    fn judge(&mut self, key: &ObjectKey, outcome: Outcome) {
+    pub(super) fn judge(&mut self, key: &ObjectKey, outcome: Outcome) {
         match outcome {
             Ok(bytes) => self.report.bytes += bytes.unwrap_or_default(),
             Err(RepoError::Damaged { reason, .. }) => self.find(Verdict::Damaged, key, reason),
@@ -379,7 +382,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
+    pub(super) fn find(&mut self, verdict: Verdict, key: &ObjectKey, message: String) {
         self.report.findings.push(Finding { verdict, key: key.to_string(), message });
     }
 }

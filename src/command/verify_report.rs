@@ -32,6 +32,8 @@ pub struct VerifyReport {
     pub schema: u32,
     /// Backups whose manifests were read.
     pub backups: usize,
+    /// Logical dumps whose manifests were read.
+    pub dumps: usize,
     /// Parts that were read.
     pub parts: usize,
     /// WAL objects that were read.
@@ -69,6 +71,6 @@ impl VerifyReport {
 
     /// Whether there was nothing to read: then nobody knows more than before.
     pub fn read_nothing(&self) -> bool {
-        self.backups + self.parts + self.wal == 0
+        self.backups + self.dumps + self.parts + self.wal == 0
     }
 }

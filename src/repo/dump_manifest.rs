@@ -92,6 +92,16 @@ pub enum DumpContent {
     },
 }
 
+impl DumpContent {
+    /// The database, if it is one.
+    pub fn database(&self) -> Option<&str> {
+        match self {
+            DumpContent::Database { database } => Some(database),
+            DumpContent::Globals => None,
+        }
+    }
+}
+
 /// The form of a file of a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -168,11 +178,8 @@ impl DumpManifest {
         let Counts { files, parts, plain, stored } = self.counts();
         (self.summary.files, self.summary.parts) = (files, parts);
         (self.summary.plain_bytes, self.summary.stored_bytes) = (plain, stored);
-        let name = |file: &DumpFile| match &file.content {
-            DumpContent::Database { database } => Some(database.clone()),
-            DumpContent::Globals => None,
-        };
-        self.summary.databases = self.files.iter().filter_map(name).collect();
+        self.summary.databases =
+            self.files.iter().filter_map(|file| file.content.database()).map(str::to_owned).collect();
         self.summary.globals = self.files.iter().any(|file| file.content == DumpContent::Globals);
     }
 

@@ -31,8 +31,8 @@ pub struct StoredDump {
 pub enum DumpState {
     /// It does.
     Whole(Box<DumpSummary>),
-    /// It cannot be restored: why.
-    Damaged(String),
+    /// It cannot be restored: why, and what its manifest says, if that can be read.
+    Damaged(String, Option<Box<DumpSummary>>),
     /// It has no manifest: still being taken, or never finished.
     Unfinished,
 }
@@ -78,7 +78,7 @@ impl DumpListing {
     }
 
     /// How many parts there are, and their bytes.
-    fn parts(&self) -> (u64, u64) {
+    pub fn parts(&self) -> (u64, u64) {
         let parts = self.pieces.iter().filter(|piece| matches!(piece.key, DumpKey::Part { .. }));
         parts.fold((0, 0), |(count, bytes), part| (count + 1, bytes + part.bytes))
     }
@@ -133,7 +133,7 @@ impl Repository {
                 Err(error) if error.is_of_one_object() => {
                     let why = format!("it cannot be read: {error}");
                     refused.get_or_insert(error);
-                    DumpState::Damaged(why)
+                    DumpState::Damaged(why, None)
                 }
                 state => {
                     sees |= listing.manifest().is_some();
@@ -157,19 +157,25 @@ impl Repository {
             Ok(Some(summary)) => summary,
             // Deleted since it was listed.
             Ok(None) => return Ok(DumpState::Unfinished),
-            Err(RepoError::Damaged { key, reason }) => return Ok(DumpState::Damaged(format!("`{key}`: {reason}"))),
-            Err(RepoError::Store(error)) if error.is_bad_medium() => return Ok(DumpState::Damaged(error.to_string())),
+            Err(RepoError::Damaged { key, reason }) => {
+                return Ok(DumpState::Damaged(format!("`{key}`: {reason}"), None));
+            }
+            Err(RepoError::Store(error)) if error.is_bad_medium() => {
+                return Ok(DumpState::Damaged(error.to_string(), None));
+            }
             Err(error) => return Err(error),
         };
         let (parts, bytes) = listing.parts();
         let missing = summary.parts.saturating_sub(parts);
         if missing > 0 {
-            return Ok(DumpState::Damaged(format!("{missing} of its {} parts are missing", summary.parts)));
+            let why = format!("{missing} of its {} parts are missing", summary.parts);
+            return Ok(DumpState::Damaged(why, Some(Box::new(summary))));
         }
         // A dump that died under the same name cannot have left others: names are random.
         if (parts, bytes) != (summary.parts, summary.stored_bytes) {
             let promised = summary.stored_bytes;
-            return Ok(DumpState::Damaged(format!("its parts have {bytes} bytes, but were written with {promised}")));
+            let why = format!("its parts have {bytes} bytes, but were written with {promised}");
+            return Ok(DumpState::Damaged(why, Some(Box::new(summary))));
         }
         Ok(DumpState::Whole(Box::new(summary)))
     }

@@ -1,4 +1,4 @@
-//! The word of an operator that a backup must stay, for ever or until a time: an object beside its manifest.
+//! The word of an operator that a backup or a dump must stay, for ever or until a time: an object beside its manifest.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::Repository;
 use super::backup_id::BackupId;
 use super::error::RepoError;
-use super::layout::{BackupKey, Generation};
+use super::layout::{BackupKey, DumpKey, Generation};
 use super::wal_object::Writer;
-use crate::storage::{Get, ObjectStoreExt, Put, StoreError, UserMetadata};
+use crate::storage::{Get, ObjectKey, ObjectStoreExt, Put, StoreError, UserMetadata};
 
 #[derive(Serialize)]
 struct Keep<'a> {
@@ -65,21 +65,50 @@ impl Repository {
         mark: &Mark,
         writer: &Writer,
     ) -> Result<Put, RepoError> {
-        let key = self.layout.backup(generation, id, BackupKey::Keep);
+        self.put_mark(&self.layout.backup(generation, id, BackupKey::Keep), id, now, mark, writer).await
+    }
+
+    /// Marks a dump, which may not be complete yet.
+    pub async fn mark_dump(
+        &self,
+        id: BackupId,
+        now: Timestamp,
+        mark: &Mark,
+        writer: &Writer,
+    ) -> Result<Put, RepoError> {
+        self.put_mark(&self.layout.dump(id, DumpKey::Keep), id, now, mark, writer).await
+    }
+
+    async fn put_mark(
+        &self,
+        key: &ObjectKey,
+        id: BackupId,
+        now: Timestamp,
+        mark: &Mark,
+        writer: &Writer,
+    ) -> Result<Put, RepoError> {
         let Mark { until, reason } = mark;
         let writer = writer.to_string();
         let keep = Keep { format: FORMAT, backup: id, reason, since: now, until: *until, writer };
-        let mut json = serde_json::to_vec(&keep).map_err(|e| RepoError::damaged(&key, e.to_string()))?;
+        let mut json = serde_json::to_vec(&keep).map_err(|e| RepoError::damaged(key, e.to_string()))?;
         json.push(b'\n');
-        Ok(self.store.put(&key, json.into(), &UserMetadata::new()).await?)
+        Ok(self.store.put(key, json.into(), &UserMetadata::new()).await?)
     }
 
     /// The mark of a backup; `None` if it has none.
     pub async fn read_mark(&self, generation: Generation, id: BackupId) -> Result<Option<Mark>, RepoError> {
-        let key = self.layout.backup(generation, id, BackupKey::Keep);
+        self.get_mark(&self.layout.backup(generation, id, BackupKey::Keep)).await
+    }
+
+    /// The mark of a dump; `None` if it has none.
+    pub async fn read_dump_mark(&self, id: BackupId) -> Result<Option<Mark>, RepoError> {
+        self.get_mark(&self.layout.dump(id, DumpKey::Keep)).await
+    }
+
+    async fn get_mark(&self, key: &ObjectKey) -> Result<Option<Mark>, RepoError> {
         let read = async {
-            let Get::Found(found) = self.store.get(&key, 0, None).await? else { return Ok(None) };
-            let json = self.store.read_start(&key, found, LARGEST).await?;
+            let Get::Found(found) = self.store.get(key, 0, None).await? else { return Ok(None) };
+            let json = self.store.read_start(key, found, LARGEST).await?;
             Ok(Some(serde_json::from_slice(&json).unwrap_or_default()))
         };
         match read.await.map_err(|error: StoreError| RepoError::from(error)) {
@@ -91,6 +120,11 @@ impl Repository {
     /// Takes the mark away.
     pub async fn unkeep(&self, generation: Generation, id: BackupId) -> Result<(), RepoError> {
         Ok(self.store.delete(&self.layout.backup(generation, id, BackupKey::Keep)).await?)
+    }
+
+    /// Takes the mark of a dump away.
+    pub async fn unkeep_dump(&self, id: BackupId) -> Result<(), RepoError> {
+        Ok(self.store.delete(&self.layout.dump(id, DumpKey::Keep)).await?)
     }
 }
 

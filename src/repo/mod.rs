@@ -13,6 +13,7 @@ mod beginning;
 pub mod claim;
 pub mod dump_manifest;
 pub mod dump_parts;
+pub mod dump_retention;
 pub mod dumps;
 pub mod error;
 pub mod gap;

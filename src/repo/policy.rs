@@ -27,6 +27,8 @@ pub struct Policy {
     pub wal_within: Option<Duration>,
     /// Never fewer backups than these; at least 1.
     pub min_full: u32,
+    /// Logical dumps stay that are younger. Not set: all do.
+    pub dump_keep_within: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -78,9 +80,10 @@ impl Policy {
         keep_monthly: None,
         wal_within: None,
         min_full: 1,
+        dump_keep_within: None,
     };
 
-    /// Whether it wants nothing to be deleted.
+    /// Whether it wants no backup and no WAL to be deleted.
     pub fn is_empty(&self) -> bool {
         !self.chooses() && self.wal_within.is_none()
     }

@@ -269,6 +269,7 @@ impl World {
             keep_within: keep_within.map(hours),
             wal_within: wal_within.map(hours),
             min_full,
+            dump_keep_within: None,
         }
     }
 }

@@ -123,6 +123,20 @@ impl Installation {
             .unwrap_or_else(|| panic!("no `pg_checksums` for PostgreSQL {} is installed", self.major))
     }
 
+    /// The installation whose `pg_dump` and `pg_restore` work with servers of this one: itself, or the next newer one that has them.
+    pub fn with_dump_programs(&'static self) -> &'static Installation {
+        let has_them = |found: &&'static Installation| found.bin.join("pg_dump").is_file();
+        let newer = (self.major + 1..=NEWEST).filter_map(Installation::find);
+        Some(self).into_iter().chain(newer).find(has_them).expect("an installation with pg_dump")
+    }
+
+    /// What pgark needs in its environment to run this one's programs.
+    pub fn env_of_programs(&self) -> Vec<(String, String)> {
+        let mut env = vec![("PGARK_CLUSTER__BINDIR".to_owned(), self.bin.display().to_string())];
+        env.extend(self.library_path.iter().map(|path| ("LD_LIBRARY_PATH".to_owned(), path.display().to_string())));
+        env
+    }
+
     /// A program of the installation, such as `initdb`, with the environment of [`Program::command`].
     pub fn command(&self, name: &str) -> Command {
         Program { path: &self.bin.join(name), installation: self }.command()

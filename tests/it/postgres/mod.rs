@@ -12,7 +12,7 @@ mod builder;
 mod cluster;
 mod installation;
 mod integrity;
-mod processes;
+pub mod processes;
 mod recovery;
 #[cfg(test)]
 mod self_test;

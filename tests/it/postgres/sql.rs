@@ -28,8 +28,13 @@ impl Endpoint {
     }
 
     pub fn connect(&self) -> Result<Client, String> {
+        self.connect_to("postgres")
+    }
+
+    /// A session in another database.
+    pub fn connect_to(&self, database: &str) -> Result<Client, String> {
         let mut config = Config::new();
-        config.host_path(&self.socket_directory).port(self.port).user("postgres").dbname("postgres");
+        config.host_path(&self.socket_directory).port(self.port).user("postgres").dbname(database);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
         let client = runtime.block_on(async {
             let connected = tokio::time::timeout(CONNECT_WITHIN, config.connect(NoTls)).await;
