@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::drill_verb::{DrillArgs, DrillKeeperArgs};
 use super::dump_verbs::{DumpArgs, DumpRestoreArgs};
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
@@ -149,6 +150,11 @@ pub enum Verb {
     Report(ReportArgs),
     /// Read what a restore would read, and say what is damaged
     Verify(VerifyArgs),
+    /// Prove a restore, and measure it
+    Drill(DrillArgs),
+    /// Keep a drill's scratch directory: called by drill
+    #[command(hide = true)]
+    DrillKeeper(DrillKeeperArgs),
     /// Delete what the policy under `[retention]` no longer wants and nothing needs
     Expire(ExpireArgs),
     /// Mark a backup as one that must stay

@@ -87,7 +87,7 @@ pub fn verified(damage: bool, doubt: bool) -> u8 {
 pub fn unreadable(verb: Option<&str>, kind: FailureKind) -> u8 {
     match verb {
         Some("wal-fetch" | "archive-get") => STOP_RECOVERY,
-        Some("check" | "status" | "info" | "verify") => 3,
+        Some("check" | "status" | "info" | "verify" | "drill") => 3,
         _ => failed(kind),
     }
 }
@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(unreadable(Some("check"), FailureKind::Usage), 3);
         assert_eq!(unreadable(Some("info"), FailureKind::Usage), 3);
         assert_eq!(unreadable(Some("verify"), FailureKind::Denied), 3);
+        assert_eq!(unreadable(Some("drill"), FailureKind::Usage), 3);
         let verified = [(false, false), (false, true), (true, false), (true, true)].map(|(d, u)| verified(d, u));
         assert_eq!(verified, [0, 3, 2, 2]);
     }

@@ -13,8 +13,8 @@ use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
-    about_verbs, backup_verbs, dump_verbs, expire_verbs, init, look_verbs, output, prefetch_verb, receive_verb,
-    report_verb, settings, values, verify_verb,
+    about_verbs, backup_verbs, drill_verb, dump_verbs, expire_verbs, init, look_verbs, output, prefetch_verb,
+    receive_verb, report_verb, settings, values, verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
@@ -53,7 +53,7 @@ fn guard(on_panic: u8, work: impl FnOnce() -> u8) -> u8 {
 
 /// The verb on the command line, also on one that clap refuses.
 fn verb_among(words: &[String]) -> Option<&str> {
-    const VERBS: [&str; 26] = [
+    const VERBS: &[&str] = &[
         "wal-fetch",
         "wal-prefetch",
         "archive-get",
@@ -64,6 +64,8 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "backup-push",
         "dump",
         "dump-restore",
+        "drill",
+        "drill-keeper",
         "restore",
         "list",
         "backup-list",
@@ -89,7 +91,7 @@ fn verb_among(words: &[String]) -> Option<&str> {
     while let Some(word) = words.next() {
         if WITH_VALUE.contains(&word.as_str()) {
             words.next();
-        } else if let Some(verb) = VERBS.into_iter().find(|verb| word == verb) {
+        } else if let Some(verb) = VERBS.iter().copied().find(|verb| word == verb) {
             return Some(verb);
         }
     }
@@ -182,6 +184,8 @@ fn with_settings(cli: Cli) -> u8 {
         }
         Verb::Report(args) => report_verb::report(args, &sources),
         Verb::Verify(args) => return verify_verb::verify(args, &sources, format),
+        Verb::Drill(args) => return drill_verb::drill(args, &cli.global, &sources, format),
+        Verb::DrillKeeper(args) => drill_verb::keeper(args),
         Verb::Expire(args) => expire_verbs::expire(args, &sources),
         Verb::Keep(args) => expire_verbs::keep(args, &sources),
         Verb::Unkeep(args) => expire_verbs::unkeep(args, &sources),
@@ -373,35 +377,6 @@ fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> 
 
 pub(super) fn cannot_print(error: std::io::Error) -> Failure {
     Failure::new(FailureKind::LocalIo, format!("cannot write to stdout: {error}"))
-}
-
-impl Verb {
-    fn word(&self) -> &'static str {
-        match self {
-            Verb::WalPush(_) => "wal-push",
-            Verb::WalFetch(_) => "wal-fetch",
-            Verb::WalPrefetch(_) => "wal-prefetch",
-            Verb::WalReceive(_) => "wal-receive",
-            Verb::Basebackup(_) => "basebackup",
-            Verb::Dump(_) => "dump",
-            Verb::DumpRestore(_) => "dump-restore",
-            Verb::Restore(_) => "restore",
-            Verb::List(_) => "list",
-            Verb::Show(_) => "show",
-            Verb::Status(_) => "status",
-            Verb::Report(_) => "report",
-            Verb::Verify(_) => "verify",
-            Verb::Expire(_) => "expire",
-            Verb::Keep(_) => "keep",
-            Verb::Unkeep(_) => "unkeep",
-            Verb::Delete(_) => "delete",
-            Verb::Check(_) => "check",
-            Verb::Init(_) => "init",
-            Verb::Config(_) => "config",
-            Verb::Completions { .. } => "completions",
-            Verb::Man => "man",
-        }
-    }
 }
 
 #[cfg(test)]

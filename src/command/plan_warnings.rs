@@ -67,7 +67,7 @@ async fn new_tablespaces(repository: &Repository, plan: &RestorePlan) -> Result<
 }
 
 /// All segments of the plan, in the order in which they are replayed.
-fn segments(plan: &RestorePlan) -> Vec<SegmentName> {
+pub(super) fn segments(plan: &RestorePlan) -> Vec<SegmentName> {
     let Some(size) = plan.backup.segment_size() else { return Vec::new() };
     let numbers = plan.wal.iter().flat_map(|range| {
         let first = size.number(range.first).map_or(0, |first| first.0);

@@ -47,6 +47,17 @@ pub fn find(program: &str, server: PgMajor, given: Option<&Path>, path: &str) ->
     })
 }
 
+/// Where the programs of exactly this version are: a server starts on no other's files.
+pub fn directory(server: PgMajor, given: Option<&Path>, path: &str) -> Result<PathBuf, ServerError> {
+    let found = find("postgres", server, given, path)?;
+    match found.path.parent() {
+        Some(place) if found.major == server.get() => Ok(place.to_owned()),
+        _ => {
+            Err(ServerError(format!("`postgres` of PostgreSQL {server} is not installed: there is {}", found.version)))
+        }
+    }
+}
+
 fn version_of(path: &Path) -> Option<Program> {
     let output = Command::new(path).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
