@@ -154,7 +154,11 @@ async fn fetch(
         discard_wal: false,
         fetching: drill.fetching.clone(),
     };
-    let report = restore::run(wanted, plan.clone(), circumstances, progress).await?;
+    let report = restore::run(wanted, plan.clone(), circumstances, progress).await.map_err(|failure| {
+        // Its advice is for a directory that stays.
+        let hint = failure.hint.clone().filter(|_| failure.kind == FailureKind::Damaged);
+        Reason { hint, ..Reason::from(failure) }
+    })?;
     let mut found = journal.found();
     found.figures.fetch_seconds = begun.elapsed().as_secs_f64();
     found.figures.restored_bytes = report.bytes;

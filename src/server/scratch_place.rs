@@ -123,7 +123,10 @@ fn evict(path: &Path) -> io::Result<()> {
     // A server that is killed leaves its shared memory behind; one that quits does not.
     if let Some(postmaster) = postmaster(path).filter(|pid| inhabitants(path).contains(pid)) {
         kill_process(postmaster, Signal::QUIT).ok();
-        gone_within(path, QUIT);
+        let until = Instant::now() + QUIT;
+        while Instant::now() < until && inhabitants(path).contains(&postmaster) {
+            std::thread::sleep(LOOK);
+        }
     }
     let until = Instant::now() + GONE;
     loop {
@@ -138,13 +141,6 @@ fn evict(path: &Path) -> io::Result<()> {
         for pid in left {
             kill_process(pid, Signal::KILL).ok();
         }
-        std::thread::sleep(LOOK);
-    }
-}
-
-fn gone_within(path: &Path, patience: Duration) {
-    let until = Instant::now() + patience;
-    while Instant::now() < until && !inhabitants(path).is_empty() {
         std::thread::sleep(LOOK);
     }
 }
