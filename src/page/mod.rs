@@ -136,10 +136,11 @@ mod tests {
         page.replace("><", ">\n<")
     }
 
-    fn pages() -> [(&'static str, String); 5] {
+    fn pages() -> [(&'static str, String); 6] {
         let live = |asked: Result<Timestamp, String>| View { form: true, asked: Some(asked), ..sample::view() };
         [
             ("everything", page(&sample::everything(), &sample::view())),
+            ("month", page(&sample::with_texts("before the upgrade"), &sample::view())),
             ("calm", page(&sample::calm(), &View { checklist: vec![], ..sample::view() })),
             ("nothing", page(&sample::nothing(), &View::default())),
             ("asked", page(&sample::everything(), &live(Ok(sample::now() - jiff::SignedDuration::from_hours(1))))),

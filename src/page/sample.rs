@@ -89,8 +89,13 @@ pub(super) fn nothing() -> Overview {
     }
 }
 
-/// A month of the handbook: three timelines, a gap, lost WAL, failures, drills, dumps.
+/// One of everything, and wherever others write a text, a hostile one.
 pub(super) fn everything() -> Overview {
+    with_texts(HOSTILE)
+}
+
+/// A month of the handbook: three timelines, a gap, lost WAL, failures, drills, dumps.
+pub(super) fn with_texts(text: &str) -> Overview {
     let mut overview = nothing();
     overview.status.findings = vec![Finding {
         check: "gap",
@@ -128,8 +133,8 @@ pub(super) fn everything() -> Overview {
         reason: "requested WAL segment has already been removed".into(),
         found: before(9, 3),
     }];
-    overview.backups = backups();
-    overview.dumps = dumps();
+    overview.backups = backups(text);
+    overview.dumps = dumps(text);
     overview.dump_bytes = overview.dumps.iter().map(|dump| dump.stored_bytes).sum();
     let day = |back: i64| now().to_zoned(jiff::tz::TimeZone::UTC).date().checked_sub(back.days()).unwrap();
     let wal_days: Vec<DayBytes> = (0..=7)
@@ -145,10 +150,10 @@ pub(super) fn everything() -> Overview {
         wal_days,
     };
     overview.status.backups.whole = overview.backups.len() - 2;
-    overview.runs = runs();
+    overview.runs = runs(text);
     overview.objectives = Objectives { rpo: Some(Duration::from_secs(4 * 3600)), rto: Some(Duration::from_secs(3600)) };
     overview.quota = Some(500 * GIB);
-    overview.alerts = alerts();
+    overview.alerts = alerts(text);
     overview
 }
 
@@ -228,7 +233,7 @@ fn timelines() -> Vec<TimelineStatus> {
     ]
 }
 
-fn backups() -> Vec<ListedBackup> {
+fn backups(text: &str) -> Vec<ListedBackup> {
     let listed = |started: Timestamp, state, facts: Option<ListedFacts>| ListedBackup {
         id: id(started),
         generation: Generation::FIRST,
@@ -245,11 +250,11 @@ fn backups() -> Vec<ListedBackup> {
         .filter(|day| day % 2 == 1 || *day < 8)
         .map(|day| listed(before(day, 16), ListedState::Whole, Some(facts(before(day, 16), "nightly"))))
         .collect();
-    (backups[0].kept, backups[0].kept_reason) = (true, Some(HOSTILE.into()));
+    (backups[0].kept, backups[0].kept_reason) = (true, Some(text.into()));
     backups[2] = listed(before(25, 16), ListedState::Damaged, None);
     backups[2].reason = Some("part `part/00000003.tar.zst` is missing".into());
     backups.push(listed(before(0, 1), ListedState::Unfinished, None));
-    backups[15].facts.as_mut().unwrap().label = HOSTILE.into();
+    backups[15].facts.as_mut().unwrap().label = text.into();
     backups
 }
 
@@ -274,7 +279,7 @@ fn facts(started: Timestamp, label: &str) -> ListedFacts {
     }
 }
 
-fn dumps() -> Vec<DumpSummary> {
+fn dumps(text: &str) -> Vec<DumpSummary> {
     let names = ["app", "billing", "postgres"];
     let dump = |day: i64| DumpSummary {
         format: crate::repo::dump_manifest::FORMAT.into(),
@@ -295,11 +300,11 @@ fn dumps() -> Vec<DumpSummary> {
         writer: "db1, pid 4711, pgark 0.1.0".into(),
     };
     let mut dumps: Vec<DumpSummary> = (0..12).rev().map(dump).collect();
-    dumps[11].databases.push(HOSTILE.into());
+    dumps[11].databases.push(text.into());
     dumps
 }
 
-fn runs() -> Vec<RunRecord> {
+fn runs(text: &str) -> Vec<RunRecord> {
     let writer = Writer { host: "db1".into(), pid: 4711, version: "0.1.0" };
     let run = |kind, stage, began: Timestamp, seconds: i64| {
         RunRecord::begun(kind, began, &writer).ended(stage, began + SignedDuration::from_secs(seconds))
@@ -314,7 +319,7 @@ fn runs() -> Vec<RunRecord> {
     failed.message = Some("`pg_dump` of database `billing` failed: permission denied for table `cards`".into());
     failed.hint = Some("grant `pg_read_all_data` to the role that dumps".into());
     let mut hostile = run(RunKind::Verify, RunStage::Warned, before(3, 7), 5400);
-    hostile.message = Some(HOSTILE.into());
+    hostile.message = Some(text.into());
     let figures = |fetch: f64, replay: f64, report: &str| DrillFigures {
         fetch_seconds: fetch,
         replay_seconds: replay,
@@ -340,7 +345,7 @@ fn runs() -> Vec<RunRecord> {
     runs
 }
 
-fn alerts() -> Vec<Alert> {
+fn alerts(text: &str) -> Vec<Alert> {
     let alert = |rule: &str, subject: &str, severity, message: &str, hint: &str| Alert {
         rule: rule.into(),
         subject: subject.into(),
@@ -349,7 +354,7 @@ fn alerts() -> Vec<Alert> {
         hint: hint.into(),
     };
     vec![
-        alert("quota", "", AlertSeverity::Medium, HOSTILE, "raise `quota` under `[repo]`, or keep less"),
+        alert("quota", "", AlertSeverity::Medium, text, "raise `quota` under `[repo]`, or keep less"),
         alert(
             "drill-failed",
             "drill-pitr",

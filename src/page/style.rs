@@ -40,7 +40,7 @@ p{margin:.4rem 0}\
 time,td code{white-space:nowrap}\
 section{padding:1.4rem 0 0}\
 a{color:var(--link);text-underline-offset:.15em}\
-a:focus-visible,button:focus-visible,input:focus-visible,summary:focus-visible,pre:focus-visible{outline:3px solid var(--link);outline-offset:2px}\
+a:focus-visible,button:focus-visible,input:focus-within,summary:focus-visible,pre:focus-visible{outline:3px solid var(--link);outline-offset:2px}\
 .skip{position:absolute;left:-999rem;top:0;padding:.5rem 1rem;background:var(--page)}\
 .skip:focus{left:0;z-index:1}\
 .soft{color:var(--soft)}\
@@ -114,12 +114,14 @@ footer{margin:2rem 0 1.5rem;padding-top:.75rem;border-top:1px solid var(--line)}
 .verdict h2{font-size:1.25rem}\
 .tiles{grid-template-columns:1fr 1fr}\
 .tile{padding:.6rem .7rem}.tile .big{font-size:1.2rem}\
+form>*,form input,form button{width:100%}\
+}\
+@media (max-width:58rem){\
 table.cards,.cards caption,.cards tbody,.cards tr,.cards td,.cards th{display:block;width:100%}\
 .cards thead{position:absolute;left:-999rem}\
 .cards tr{border:1px solid var(--line);border-radius:6px;padding:.4rem .7rem;margin:.5rem 0}\
 .cards td,.cards tbody th{border:0;padding:.12rem 0;text-align:left;white-space:normal}\
 .cards td[data-l]::before{content:attr(data-l) ': ';color:var(--soft)}\
-form>*,form input,form button{width:100%}\
 }\
 @media (max-width:24.5rem){.tiles{grid-template-columns:1fr}}\
 @media print{.skip,nav,form{display:none}.in{max-width:none}section,li,tr,svg{break-inside:avoid}details::details-content{content-visibility:visible;display:block}svg,.verdict,.badge,.tile{print-color-adjust:exact}}\

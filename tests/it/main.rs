@@ -46,6 +46,7 @@ mod look;
 mod look_ahead;
 mod lost_wal;
 mod moved_repositories;
+mod page;
 mod pitr;
 mod prefetch;
 mod push_faults;

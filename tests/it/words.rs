@@ -53,6 +53,11 @@ fn help_of_list_show_and_status() {
 }
 
 #[test]
+fn help_of_report() {
+    insta::assert_snapshot!(call(&["report", "-h"]));
+}
+
+#[test]
 fn no_repository() {
     insta::assert_snapshot!(call(&["wal-push", "000000010000000000000001"]));
 }
