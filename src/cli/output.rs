@@ -53,6 +53,14 @@ pub fn tell(failure: &Failure, format: LogFormat) {
     io::stderr().lock().write_all(text.as_bytes()).ok();
 }
 
+/// clap's first sentence: the rest would flood PostgreSQL's log.
+pub fn usage_message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).collect();
+    let message = paragraph.join(" ");
+    message.strip_prefix("error: ").unwrap_or(&message).to_owned()
+}
+
 /// A size for people.
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()

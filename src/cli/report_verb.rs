@@ -7,7 +7,7 @@ use clap::Args;
 use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{exit, output, settings};
-use crate::command::{Failure, FailureKind, overview, ways};
+use crate::command::{Failure, FailureKind, checklist, overview, ways};
 use crate::disk::whole_file;
 use crate::page::{View, page};
 
@@ -42,7 +42,8 @@ pub fn report(args: &ReportArgs, sources: &Sources) -> Result<u8, Failure> {
         return output::print_json(&overview).map(|()| exit::SUCCESS).map_err(cannot_print);
     }
     let ways = block_on(async { ways::run(repository, &ways::moments(&overview)).await })?;
-    let text = page(&overview, &View { program: repository.call(), ways, ..View::default() });
+    let checklist = block_on(async { checklist::run(repository, &overview).await })?;
+    let text = page(&overview, &View { program: repository.call(), ways, checklist, ..View::default() });
     match args.html.as_deref() {
         None => output::print(&text).map_err(cannot_print)?,
         Some(file) if file == Path::new("-") => output::print(&text).map_err(cannot_print)?,

@@ -119,7 +119,7 @@ fn parsed(words: Vec<OsString>, texts: &[String]) -> u8 {
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => with_settings(cli),
         Err(error) if error.use_stderr() => {
-            let failure = Failure::new(FailureKind::Usage, usage_message(&error));
+            let failure = Failure::new(FailureKind::Usage, output::usage_message(&error));
             let verb = verb_among(texts);
             let help = verb.map_or("pgark --help".to_owned(), |verb| format!("pgark {verb} --help"));
             output::tell(&failure.with_hint(format!("see `{help}`")), LogFormat::Text);
@@ -136,14 +136,6 @@ fn parsed(words: Vec<OsString>, texts: &[String]) -> u8 {
             }
         }
     }
-}
-
-/// clap's first sentence: the rest would flood PostgreSQL's log.
-fn usage_message(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let paragraph: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).collect();
-    let message = paragraph.join(" ");
-    message.strip_prefix("error: ").unwrap_or(&message).to_owned()
 }
 
 fn with_settings(cli: Cli) -> u8 {

@@ -18,6 +18,7 @@ mod check_receiver;
 pub mod check_server;
 pub mod check_store;
 pub mod check_switch;
+pub mod checklist;
 pub mod clock;
 pub mod drill;
 mod drill_checklist;

@@ -12,7 +12,7 @@ use super::status::{self, Status, StatusReport};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::dumps::StoredDump;
 use crate::repo::run_record::latest_stages;
-use crate::repo::{Alert, DumpSummary, RepoError, Repository, RunRecord};
+use crate::repo::{Alert, DumpSummary, RepoError, Repository, RunRecord, RunStage};
 
 /// What to gather.
 #[derive(Clone)]
@@ -94,6 +94,11 @@ async fn gather(watched: &Watched, circumstances: &Circumstances) -> Result<Over
 async fn newest_runs(repository: &Repository) -> Result<Vec<RunRecord>, RepoError> {
     let latest = latest_stages(&repository.run_names().await?);
     repository.read_runs(&latest[latest.len().saturating_sub(RUNS)..]).await
+}
+
+/// The newest drill that ended.
+pub fn newest_drill(overview: &Overview) -> Option<&RunRecord> {
+    overview.runs.iter().rev().find(|run| run.kind.is_drill() && run.stage != RunStage::Begun)
 }
 
 impl Overview {

@@ -4,25 +4,14 @@ use maud::{Markup, html};
 
 use super::View;
 use super::runs::ending;
-use super::time_line::is_drill;
 use super::words::{ago, lasting, message, said, size, time};
-use crate::command::overview::Overview;
+use crate::command::checklist::Point;
+use crate::command::overview::{Overview, newest_drill};
 use crate::repo::run_record::DrillFigures;
 use crate::repo::{RunKind, RunRecord, RunStage};
 
-/// A line of a drill's checklist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedItem {
-    /// What was to be done.
-    pub what: String,
-    /// Whether it was, and well; `None`: the drill did not come to it.
-    pub done: Option<bool>,
-    /// What was seen.
-    pub note: String,
-}
-
 pub(super) fn section(overview: &Overview, view: &View) -> Markup {
-    let newest = overview.runs.iter().rev().find(|run| is_drill(run.kind) && run.stage != RunStage::Begun);
+    let newest = newest_drill(overview);
     html! {
         section #drills aria-labelledby="h-drills" {
             h2 #h-drills { "Drills" }
@@ -41,17 +30,17 @@ pub(super) fn section(overview: &Overview, view: &View) -> Markup {
     }
 }
 
-fn checklist(items: &[CheckedItem]) -> Markup {
+fn checklist(points: &[Point]) -> Markup {
     html! {
         ul.check {
-            @for item in items {
+            @for point in points {
                 li {
-                    @match item.done {
-                        Some(true) => { span aria-hidden="true" { "☑ " } span { (said(&item.what)) } },
-                        Some(false) => { span aria-hidden="true" { "☒ " } strong { "failed: " (said(&item.what)) } },
-                        None => { span aria-hidden="true" { "☐ " } span.soft { "not done: " (said(&item.what)) } },
+                    @if point.ticked {
+                        span aria-hidden="true" { "☑ " } (said(&point.item))
+                    } @else {
+                        span aria-hidden="true" { "☐ " } strong { "not ticked: " (said(&point.item)) }
                     }
-                    @if !item.note.is_empty() { span.note { " " (message(&item.note)) } }
+                    @if !point.detail.is_empty() { span.note { " — " (message(&point.detail)) } }
                 }
             }
         }

@@ -18,13 +18,13 @@ mod verdict;
 mod way_back;
 mod words;
 
-pub use drills::CheckedItem;
 pub use style::CONTENT_SECURITY_POLICY;
 pub use way_back::asked;
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::command::checklist::Point;
 use crate::command::overview::Overview;
 use crate::command::ways::Way;
 
@@ -42,7 +42,7 @@ pub struct View {
     /// How long a restore would take now, in seconds, if there is a forecast.
     pub forecast_seconds: Option<f64>,
     /// The newest drill's checklist, if its report can be read.
-    pub checklist: Vec<CheckedItem>,
+    pub checklist: Vec<Point>,
     /// Load the page again after so many seconds.
     pub refresh_seconds: Option<u32>,
 }

@@ -12,7 +12,7 @@ use super::words::{lasting, moment, said, time, time_if};
 use crate::command::list::{ListedBackup, ListedState};
 use crate::command::overview::Overview;
 use crate::command::status::{GapStatus, IntervalStatus, TimelineStatus};
-use crate::repo::{RunKind, RunRecord, RunStage};
+use crate::repo::{RunRecord, RunStage};
 
 /// So many of the newest timelines are drawn; the table has all.
 const LANES: usize = 6;
@@ -217,7 +217,7 @@ impl Drawing<'_> {
     }
 
     fn drills(&self) -> Vec<(Timestamp, Mark, String)> {
-        let drills = self.overview.runs.iter().filter(|run| is_drill(run.kind) && self.axis.has(run.began));
+        let drills = self.overview.runs.iter().filter(|run| run.kind.is_drill() && self.axis.has(run.began));
         let mark = |run: &RunRecord| match run.stage {
             RunStage::Done => Mark::Passed,
             RunStage::Failed => Mark::Failed,
@@ -229,11 +229,6 @@ impl Drawing<'_> {
 
 fn titled(what: &str, at: Timestamp, more: &dyn Display) -> String {
     format!("{what} of {}: {more}", moment(at))
-}
-
-/// Whether a run proves restores.
-pub(super) fn is_drill(kind: RunKind) -> bool {
-    matches!(kind, RunKind::DrillFull | RunKind::DrillPitr | RunKind::DrillDisaster | RunKind::DrillDump)
 }
 
 /// By the name of one of its segments.
@@ -293,7 +288,7 @@ fn key() -> Markup {
 }
 
 fn older_drills(overview: &Overview, begin: Timestamp) -> Markup {
-    let older = overview.runs.iter().filter(|run| is_drill(run.kind) && run.began < begin).count();
+    let older = overview.runs.iter().filter(|run| run.kind.is_drill() && run.began < begin).count();
     html! {
         @if older > 0 {
             p.note { (super::words::count(older, "drill is", "drills are")) " older than anything that is stored, and not drawn." }

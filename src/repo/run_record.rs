@@ -147,6 +147,11 @@ impl RunKind {
             RunKind::DrillDump => "drill-dump",
         }
     }
+
+    /// Whether it proves restores.
+    pub fn is_drill(self) -> bool {
+        matches!(self, RunKind::DrillFull | RunKind::DrillPitr | RunKind::DrillDisaster | RunKind::DrillDump)
+    }
 }
 
 impl fmt::Display for RunKind {
