@@ -38,7 +38,7 @@ test: prepare
 
 test-matrix: prepare
 	@tests/setup/install-postgres-matrix.sh
-	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init last_question_of_a_promotion backups:: backup_kinds backup_targets backup_links gaps_behind_targets remote_backups wal_receive streamed_servers::with --skip reaching_postgres
+	$(TEST_ENV) PGARK_TEST_MAJORS="14 15 16 17 18" cargo test --test it -- pitr postgres:: check_and_init last_question_of_a_promotion backups:: backup_kinds backup_targets backup_links gaps_behind_targets remote_backups wal_receive streamed_servers::with dumps:: --skip reaching_postgres
 
 page-test: prepare
 	@tests/setup/install-browser.sh

@@ -96,6 +96,9 @@ pub struct DumpReport {
     pub local: Option<PathBuf>,
 }
 
+/// Bytes of names and words in a summary, of which one read gives 64 KiB.
+const MOST_WORDS: usize = 32 << 10;
+
 /// What a run has stored before there is a dump.
 #[derive(Default)]
 struct Begun {
@@ -189,13 +192,15 @@ async fn take(
     manifest.sum_up();
     patiently(dump.retry, "the list of the parts", || repository.check_dump_parts(&manifest)).await?;
     progress.enter(Phase::Manifest);
+    patiently(dump.retry, "the manifest", || repository.put_dump_manifest(&manifest)).await?;
+    begun.whole.set(()).ok();
+    // What a killed run leaves must not be kept for ever: the mark comes when there is a dump.
     if dump.keep {
         let mark = Mark::default();
         let put = || repository.mark_dump(id, circumstances.now, &mark, &circumstances.writer);
-        patiently(dump.retry, "the mark", put).await?;
+        let lacks = |failure: Failure| failure.context(format!("dump `{id}` is whole, but `--keep` does not hold"));
+        patiently(dump.retry, "the mark", put).await.map_err(lacks)?;
     }
-    patiently(dump.retry, "the manifest", || repository.put_dump_manifest(&manifest)).await?;
-    begun.whole.set(()).ok();
     let keep = dump.local.as_ref().and_then(|local| local.keep);
     let local = local.map(|local| local.finish(keep, circumstances.now)).transpose()?;
     Ok(DumpReport { schema: 1, dump: manifest.summary, local })
@@ -211,6 +216,12 @@ fn contents(dump: &Dump, source: &DumpSource) -> Result<Vec<DumpContent>, Failur
     if let Some(missing) = databases.iter().find(|name| !source.databases.contains(name)) {
         let message = format!("there is no database `{missing}` that can be connected to");
         return Err(Failure::new(FailureKind::Usage, message));
+    }
+    // The summary must be one small read.
+    let words = databases.iter().map(String::len).sum::<usize>() + databases.len() * 4 + dump.label.len();
+    if words > MOST_WORDS {
+        let message = format!("the names of {} databases and the label are too long for one dump", databases.len());
+        return Err(Failure::new(FailureKind::Usage, message).with_hint("take several, with `--database`"));
     }
     let globals = dump.globals.then_some(DumpContent::Globals);
     Ok(globals.into_iter().chain(databases.iter().map(named)).collect())

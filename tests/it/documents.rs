@@ -217,6 +217,44 @@ fn restore_by_hand(with_tablespace: bool) {
     }
 }
 
+/// docs/dumps.md, carried out: a dump that pgark took is restored without it.
+#[test]
+fn the_dump_restored_by_hand_is_the_database() {
+    let repository = Repository::local();
+    let cluster = crate::dumps::server(Installation::preferred());
+    cluster.execute("create role reader; create database shop");
+    crate::dumps::sql(
+        &cluster,
+        "shop",
+        "create table t as select generate_series(1, 1000) as i; grant select on t to reader",
+    );
+    let id = crate::dumps::take_dump(&repository, &cluster, &["--globals", "--database", "shop"]);
+    let copy = crate::dumps::server(Installation::preferred());
+    copy.execute("create database shop template template0");
+    let place = Scratch::new("hand");
+    Account::of_servers().own(place.path());
+    let archive = repository.url().trim_start_matches("file://").to_owned();
+    let found =
+        blocks(&root().join("docs/dumps.md"), "sh").into_iter().find(|block| block.contains("pg_restore --dbname"));
+    let script = found.unwrap().replace("20261122T010000Z-0a1b2c3d", &id).replace("/srv/archive", &archive);
+    let script = script.replace("/tmp/globals.sql", &place.path().join("globals.sql").display().to_string());
+    // The page says so of the globals in words.
+    let globals = format!("psql -qf {}/globals.sql", place.path().display());
+    let script = script.replace("cat 000002", &format!("{globals} || true\ncat 000002"));
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", &script]).env("PGHOST", &copy.endpoint().socket_directory);
+    bash.env("PGPORT", copy.endpoint().port.to_string()).env("PGUSER", "postgres");
+    let bin = Installation::preferred().with_dump_programs().bin.display().to_string();
+    bash.env("PATH", format!("{bin}:/usr/bin:/bin"));
+    let output = Account::of_servers().run(&mut bash).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{said}");
+    assert!(said.contains("\"format\":\"pgark-dump-1\""), "{said}");
+    let counted =
+        crate::dumps::sql(&copy, "shop", "select count(*), has_table_privilege('reader', 't', 'select') from t");
+    assert_eq!(counted, [["1000", "t"]]);
+}
+
 /// What a block gives to a program as a here-document.
 fn heredoc<'a>(block: &'a str, opening: &str) -> &'a str {
     let (_, rest) = block.split_once(opening).unwrap_or_else(|| panic!("no {opening:?} in {block}"));

@@ -38,6 +38,7 @@ mod expire_meanwhile;
 mod expire_on_servers;
 mod fetch_faults;
 mod gaps_behind_targets;
+mod hostile_dumps;
 mod hostile_manifests;
 mod house;
 mod kills;
