@@ -222,7 +222,8 @@ fn restore_by_hand(with_tablespace: bool) {
 fn the_dump_restored_by_hand_is_the_database() {
     let repository = Repository::local();
     let cluster = crate::dumps::server(Installation::preferred());
-    cluster.execute("create role reader; create database shop");
+    cluster.execute("create role reader");
+    cluster.execute("create database shop");
     crate::dumps::sql(
         &cluster,
         "shop",

@@ -25,7 +25,8 @@ impl Stage {
     fn set() -> Self {
         let repository = Repository::local();
         let cluster = server(Installation::preferred());
-        cluster.execute("create database shop; create database target");
+        cluster.execute("create database shop");
+        cluster.execute("create database target");
         crate::dumps::sql(&cluster, "shop", "create table t as select generate_series(1, 10) as i");
         let id = take_dump(&repository, &cluster, &["--globals", "--database", "shop"]);
         let key = format!("main/dump/{id}/manifest.json.zst");
