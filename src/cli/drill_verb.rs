@@ -19,6 +19,7 @@ use crate::command::drill::{self, Drill, DrillKind, KeeperCall};
 use crate::command::drill_keeper::KEEP;
 use crate::command::progress::Progress;
 use crate::command::restore_files::Fetching;
+use crate::command::run_note::Noting;
 use crate::command::{Failure, FailureKind, drill_html, drill_sql};
 use crate::server::scratch_place::{self, ScratchPlace};
 
@@ -129,7 +130,8 @@ fn carry_out(args: &DrillArgs, global: &Global, sources: &Sources) -> Result<u8,
     drill_anew::stand_back(settings::integer(sources, "drill.nice")?);
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet || args.json);
-    let report = block_on(async move { Ok(drill::run(wanted, &circumstances(), progress).await) });
+    let noting = Noting::new(circumstances());
+    let report = block_on(async move { drill::run(wanted, &noting, progress).await });
     drop(line);
     let report = report?;
     if let Some(page) = &args.html {

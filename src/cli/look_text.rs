@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::dump_text;
 use super::output::{check_text, one_line, size};
 use crate::command::check::{CheckReport, Level};
+use crate::command::forecast::about;
 use crate::command::list::{Kind, ListReport, ListedBackup, ListedState};
 use crate::command::show::{Details, MissingWal, ShowReport};
 use crate::command::status::{IntervalStatus, ReceiverStatus, ServerStatus, StatusReport, TimelineStatus};
@@ -217,6 +218,10 @@ pub fn status(report: &StatusReport, colored: bool) -> String {
         line("dumps", dump_text::status(&report.dumps));
     }
     line("stored", stored(report));
+    if let Some(told) = &report.forecast {
+        let drills = if told.drills == 1 { "drill".to_owned() } else { format!("{} drills", told.drills) };
+        line("forecast", format!("a restore now would take about {}, by the newest {drills}", about(told.seconds)));
+    }
     line("expiry", expiry(&report.expiry));
     if let Some(server) = &report.server {
         line("server", server_text(server));

@@ -23,6 +23,7 @@ use super::failure::{Failure, FailureKind};
 use super::overview::Objectives;
 use super::progress::Progress;
 use super::restore_files::Fetching;
+use super::run_note::{Noting, noted};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::BackupId;
 use crate::repo::run_record::DrillFigures;
@@ -122,21 +123,24 @@ impl Journal {
     }
 }
 
-/// Does it. What is wrong with the restore is in the report.
-pub async fn run(drill: Drill, circumstances: &Circumstances, progress: Arc<Progress>) -> DrillReport {
-    let begun = Instant::now();
-    let record = drill_note::begun(&drill.repository, drill.kind.run(), circumstances).await;
-    let journal = Journal::default();
-    let (ended, kept) = work(&drill, &journal, circumstances, progress, begun).await;
-    if let Err(reason) = ended {
-        journal.found().reasons.push(reason);
-    }
-    let ended = circumstances.now.saturating_add(begun.elapsed()).unwrap_or(circumstances.now);
-    let mut report = report(&drill, &journal, circumstances, ended).await;
-    report.kept = kept;
-    drill_note::ended(&drill.repository, &record, &mut report, ended).await;
-    drill_checklist::reported(&mut report);
-    report
+/// Does it, and leaves notes of it. What is wrong with the restore is in the report.
+pub async fn run(drill: Drill, noting: &Noting, progress: Arc<Progress>) -> Result<DrillReport, Failure> {
+    let (repository, kind) = (drill.repository.clone(), drill.kind.run());
+    let circumstances = &noting.circumstances;
+    let work = async {
+        let begun = Instant::now();
+        let journal = Journal::default();
+        let (ended, kept) = work(&drill, &journal, circumstances, progress, begun).await;
+        if let Err(reason) = ended {
+            journal.found().reasons.push(reason);
+        }
+        let mut report = report(&drill, &journal, circumstances, noting.clock.now()).await;
+        report.kept = kept;
+        drill_note::report(&drill.repository, kind, circumstances, &mut report).await;
+        drill_checklist::reported(&mut report);
+        Ok(report)
+    };
+    noted(&repository, kind, noting, work, drill_note::ending).await
 }
 
 /// All between the first and the last note.

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::list::ListedBackup;
-use super::status::StatusReport;
 use crate::postgres::Lsn;
-use crate::repo::RunRecord;
-use crate::repo::run_record::{DrillFigures, RunKind, RunStage};
+use crate::repo::health::Health;
+use crate::repo::run_record::{DrillFigures, RunKind, RunStage, latest_stages};
+use crate::repo::{Inventory, RepoError, Repository, RunRecord};
 
 /// What a restore to the latest would have to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +34,8 @@ pub struct Forecast {
 
 /// So many of the newest drills count: machines and stores change.
 pub const DRILLS: usize = 5;
+/// Some drills measure nothing, so a few more are read.
+const READ: usize = 2 * DRILLS;
 
 /// The kinds of runs that a forecast is made from.
 pub const KINDS: [RunKind; 3] = [RunKind::DrillFull, RunKind::DrillPitr, RunKind::DrillDisaster];
@@ -62,11 +63,22 @@ pub fn forecast(runs: &[RunRecord], work: RestoreWork) -> Option<Forecast> {
     Some(Forecast { seconds, fetch_seconds, replay_seconds, work, drills: figures.len() })
 }
 
-/// What a restore to the latest would have to do now. `None`: there is none.
-pub fn work(status: &StatusReport, backups: &[ListedBackup]) -> Option<RestoreWork> {
-    let (id, newest) = (status.backups.newest?, status.newest.as_ref()?);
-    let facts = backups.iter().find(|backup| backup.id == id)?.facts.as_ref()?;
-    Some(RestoreWork { restored_bytes: facts.plain_bytes, replayed_bytes: distance(facts.start_lsn, newest.lsn) })
+/// The same for a restore to the latest, now. `None`: there is nothing to restore, or no drill has come to its end.
+pub(super) async fn look(
+    repository: &Repository,
+    inventory: &Inventory,
+    health: &Health,
+) -> Result<Option<Forecast>, RepoError> {
+    let backup = health.newest_backup.and_then(|id| inventory.backup(id)?.summary());
+    let (Some(backup), Some(newest)) = (backup, &health.newest) else { return Ok(None) };
+    let work = RestoreWork {
+        restored_bytes: backup.plain_bytes,
+        replayed_bytes: distance(backup.start_lsn, newest.position.lsn),
+    };
+    let mut names = latest_stages(&repository.run_names().await?);
+    names.retain(|name| KINDS.contains(&name.kind) && name.stage != RunStage::Begun);
+    let newest = &names[names.len().saturating_sub(READ)..];
+    Ok(forecast(&repository.read_runs(newest).await?, work))
 }
 
 /// Bytes of WAL between two positions.

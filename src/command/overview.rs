@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::bounds::bounded;
 use super::failure::Failure;
+use super::forecast::Forecast;
 use super::list::{self, ListedBackup};
 use super::status::{self, Status, StatusReport};
 use super::{Circumstances, RepositorySettings};
@@ -102,6 +103,11 @@ pub fn newest_drill(overview: &Overview) -> Option<&RunRecord> {
 }
 
 impl Overview {
+    /// How long a restore to the newest position would take, if drills have measured it.
+    pub fn forecast(&self) -> Option<&Forecast> {
+        self.status.forecast.as_ref()
+    }
+
     /// Bytes of all that is stored.
     pub fn stored_bytes(&self) -> u64 {
         let sizes = &self.status.sizes;

@@ -10,6 +10,7 @@ use super::bounds::bounded;
 use super::check::{Finding, Level};
 use super::expire::Expire;
 use super::failure::{Failure, FailureKind};
+use super::forecast::{self, Forecast};
 use super::show::MissingWal;
 pub use super::status_dumps::DumpsStatus;
 use super::status_dumps::{about_dumps, dumps_status};
@@ -69,6 +70,8 @@ pub struct StatusReport {
     pub dumps: DumpsStatus,
     /// How much there is.
     pub sizes: SizesStatus,
+    /// How long a restore to the newest position would take; `None`: no drill has measured it.
+    pub forecast: Option<Forecast>,
     /// What `expire` would delete.
     pub expiry: ExpiryStatus,
     /// What the server says; `None`: it was not asked.
@@ -185,6 +188,7 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
     let (inventory, health, expiry) = stock?;
     let dumps = repository.stored_dumps().await?;
     let times = Times::read(&repository, &inventory, &health).await?;
+    let forecast = forecast::look(&repository, &inventory, &health).await?;
     let mut findings: Vec<Finding> = health.concerns.iter().map(finding).collect();
     let lost = lost_wal(&repository, &inventory).await?;
     findings.extend(lost.iter().filter_map(|gap| about_lost(gap, &inventory, &health)));
@@ -204,6 +208,7 @@ async fn look(status: &Status, circumstances: &Circumstances) -> Result<StatusRe
         backups: backups_status(&inventory, &health, now),
         dumps: dumps_status(&dumps, now),
         sizes: sizes(&inventory, &health),
+        forecast,
         expiry,
         server: facts.map(server_status),
         findings,

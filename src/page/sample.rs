@@ -72,6 +72,7 @@ pub(super) fn nothing() -> Overview {
             days: None,
             wal_days: vec![],
         },
+        forecast: None,
         expiry: ExpiryStatus::Off,
         server: None,
         findings: vec![latest],

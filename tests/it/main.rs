@@ -29,6 +29,7 @@ mod check_and_init;
 mod chosen_backups;
 mod conformance;
 mod documents;
+mod drills;
 mod dump_faults;
 mod dumps;
 mod dumps_kept;
