@@ -67,7 +67,10 @@ mod tests {
     async fn only_a_report_has_points() {
         let repository = Repository::new(Arc::new(MemoryStore::default()), "main".parse().unwrap());
         for (name, text) in [
-            ("whole", r#"{"schema": 1, "checklist": [{"item": "time documented", "ticked": true, "detail": "9 s", "x": 1}]}"#),
+            (
+                "whole",
+                r#"{"schema": 1, "checklist": [{"item": "time documented", "ticked": true, "detail": "9 s", "x": 1}]}"#,
+            ),
             ("empty", "{}"),
             ("odd", "[1"),
         ] {

@@ -39,8 +39,6 @@ pub struct View {
     pub form: bool,
     /// What the form asked for; its ways are among `ways`.
     pub asked: Option<Result<Timestamp, String>>,
-    /// How long a restore would take now, in seconds, if there is a forecast.
-    pub forecast_seconds: Option<f64>,
     /// The newest drill's checklist, if its report can be read.
     pub checklist: Vec<Point>,
     /// Load the page again after so many seconds.
@@ -70,11 +68,11 @@ pub fn page(overview: &Overview, view: &View) -> String {
                     (head(overview))
                     (contents(overview, view))
                     main #main tabindex="-1" {
-                        (verdict::section(overview, view))
+                        (verdict::section(overview))
                         (alerts::section(overview))
                         (time_line::section(overview))
                         (way_back::section(overview, view))
-                        (verdict::objectives(overview, view))
+                        (verdict::objectives(overview))
                         (drills::section(overview, view))
                         (growth::section(overview))
                         (runs::section(overview))

@@ -11,8 +11,8 @@ use crate::command::list::{Kind, ListedBackup, ListedFacts, ListedState};
 use crate::command::overview::{Objectives, Overview};
 use crate::command::show::MissingWal;
 use crate::command::status::{
-    BackupsStatus, DayBytes, GapStatus, IntervalStatus, LostStatus, NewestStatus, ServerStatus, SizesStatus,
-    StatusReport, TimelineStatus,
+    BackupsStatus, DayBytes, DumpsStatus, GapStatus, IntervalStatus, LostStatus, NewestStatus, ServerStatus,
+    SizesStatus, StatusReport, TimelineStatus,
 };
 use crate::command::status_expiry::ExpiryStatus;
 use crate::command::ways::{Answer, Moment, Way};
@@ -63,6 +63,15 @@ pub(super) fn nothing() -> Overview {
             newest: None,
             newest_stopped: None,
             newest_age_seconds: None,
+        },
+        dumps: DumpsStatus {
+            whole: 0,
+            damaged: 0,
+            unfinished: 0,
+            newest: None,
+            newest_started: None,
+            newest_age_seconds: None,
+            stored_bytes: 0,
         },
         sizes: SizesStatus {
             wal_bytes: 0,
@@ -152,6 +161,7 @@ pub(super) fn with_texts(text: &str) -> Overview {
         wal_days,
     };
     overview.status.backups.whole = overview.backups.len() - 2;
+    overview.status.backups.newest = Some(id(before(0, 16)));
     overview.runs = runs(text);
     overview.objectives = Objectives { rpo: Some(Duration::from_secs(4 * 3600)), rto: Some(Duration::from_secs(3600)) };
     overview.quota = Some(500 * GIB);
@@ -400,7 +410,6 @@ pub(super) fn view() -> View {
             way(Moment::LastBefore { at: before(17, 2), timeline: 1 }, Some(1), unreachable),
             way(Moment::Backup { backup: id(before(15, 16)) }, None, reachable(15, 1, &[])),
         ],
-        forecast_seconds: Some(2520.0),
         checklist: checklist(),
         ..View::default()
     }

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::View;
 use super::growth::percent;
 use super::time_line::{length, newest_interval};
 use super::words::{ago, lasting, moment, promised, size, time};
 use crate::command::check::Level;
+use crate::command::forecast::{self, Forecast, about};
 use crate::command::overview::Overview;
 use crate::repo::{AlertSeverity, RunKind, RunRecord, RunStage};
 
@@ -45,7 +45,7 @@ pub(super) fn badge(mood: Mood, words: &str) -> Markup {
     html! { span class={ "badge " (mood.class()) } { (mood.sign()) (words) } }
 }
 
-pub(super) fn section(overview: &Overview, view: &View) -> Markup {
+pub(super) fn section(overview: &Overview) -> Markup {
     let mood = mood(overview);
     html! {
         section.verdict.(mood.class()) #verdict aria-labelledby="h-verdict" {
@@ -58,7 +58,7 @@ pub(super) fn section(overview: &Overview, view: &View) -> Markup {
         dl.tiles {
             (tile("Can be restored up to", up_to(overview)))
             (tile("Would be lost now", loss(overview)))
-            (tile("A restore takes", restore_time(overview, view)))
+            (tile("A restore takes", restore_time(overview)))
             (tile("Stored", stored(overview)))
         }
     }
@@ -210,7 +210,12 @@ fn time_kept(overview: &Overview) -> Option<bool> {
     Some(seconds <= overview.objectives.rto?.as_secs_f64())
 }
 
-fn restore_time(overview: &Overview, view: &View) -> Said {
+/// How long a restore to the latest would take now.
+fn forecast(overview: &Overview) -> Option<Forecast> {
+    forecast::forecast(&overview.runs, forecast::work(&overview.status, &overview.backups)?)
+}
+
+fn restore_time(overview: &Overview) -> Said {
     let objective = html! {
         @match overview.objectives.rto {
             Some(rto) => { "objective (RTO): under " (promised(rto)) },
@@ -218,7 +223,7 @@ fn restore_time(overview: &Overview, view: &View) -> Said {
         }
     };
     let forecast = html! {
-        @if let Some(seconds) = view.forecast_seconds { "; a restore now would take about " (lasting(seconds)) }
+        @if let Some(forecast) = forecast(overview) { "; a restore now would take about " (about(forecast.seconds)) }
     };
     match measured(overview) {
         Some((drill, seconds)) => Said {
@@ -246,7 +251,7 @@ fn stored(overview: &Overview) -> Said {
 }
 
 /// Promises beside measurements.
-pub(super) fn objectives(overview: &Overview, view: &View) -> Markup {
+pub(super) fn objectives(overview: &Overview) -> Markup {
     let drill = newest_drill(overview);
     let figures = drill.and_then(|drill| drill.drill.as_ref());
     let age = overview.status.newest.as_ref().and_then(|newest| newest.age_seconds);
@@ -272,7 +277,7 @@ pub(super) fn objectives(overview: &Overview, view: &View) -> Markup {
                         th scope="row" { "RTO: how long a restore takes" }
                         td data-l="Promised" { (overview.objectives.rto.map_or("not set".to_owned(), |rto| format!("under {}", promised(rto)))) }
                         td data-l="Now" {
-                            @match view.forecast_seconds { Some(forecast) => { "about " (lasting(forecast)) }, None => span.soft { "no forecast" } }
+                            @match forecast(overview) { Some(forecast) => { "about " (about(forecast.seconds)) }, None => span.soft { "no forecast" } }
                         }
                         td data-l="Newest drill" { (seconds(figures.map(|figures| figures.total_seconds))) }
                         td data-l="Judgement" { (is_kept(time_kept(overview))) }
