@@ -366,7 +366,13 @@ fn alerts(text: &str) -> Vec<Alert> {
         hint: hint.into(),
     };
     vec![
-        alert("quota", "", AlertSeverity::Medium, text, "raise `quota` under `[repo]`, or keep less"),
+        alert(
+            "verify-damage",
+            "",
+            AlertSeverity::Medium,
+            &format!("a backup labelled `{text}` is damaged"),
+            "`pgark verify` names what is wrong with it",
+        ),
         alert(
             "drill-failed",
             "drill-pitr",

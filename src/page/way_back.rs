@@ -196,6 +196,16 @@ mod tests {
         assert!(long.len() < 1000);
     }
 
+    /// The last commit before a gap is named to the microsecond, as PostgreSQL counts.
+    #[test]
+    fn moments_keep_their_fractions() {
+        let at = "2026-11-22T13:05:00.070809Z".parse().unwrap();
+        let answer = Answer::Unreachable { reason: String::new(), hint: String::new() };
+        let way = Way { moment: Moment::LastBefore { at, timeline: 2 }, timeline: Some(2), answer };
+        let words = ["--target-time '2026-11-22 13:05:00.070809+00:00'", "--exclusive", "--target-timeline 2"];
+        assert_eq!(target(&way), words);
+    }
+
     #[test]
     fn words_of_a_command_are_quoted() {
         assert_eq!(shell_word("s3://bucket/a b;rm -rf '$HOME'"), r"'s3://bucket/a b;rm -rf '\''$HOME'\'''");
