@@ -60,8 +60,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::storage::UserMetadata;
     use crate::storage::memory::MemoryStore;
-    use crate::storage::{ObjectStore, UserMetadata};
 
     #[tokio::test]
     async fn only_a_report_has_points() {

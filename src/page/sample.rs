@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use super::View;
 use crate::command::check::{Finding, Level};
 use crate::command::checklist::Point;
+use crate::command::forecast::{Forecast, RestoreWork};
 use crate::command::list::{Kind, ListedBackup, ListedFacts, ListedState};
 use crate::command::overview::{Objectives, Overview};
 use crate::command::show::MissingWal;
@@ -81,6 +82,7 @@ pub(super) fn nothing() -> Overview {
             days: None,
             wal_days: vec![],
         },
+        forecast: None,
         forecast: None,
         expiry: ExpiryStatus::Off,
         server: None,
@@ -161,6 +163,9 @@ pub(super) fn with_texts(text: &str) -> Overview {
         wal_days,
     };
     overview.status.backups.whole = overview.backups.len() - 2;
+    let work = RestoreWork { restored_bytes: 41 * GIB, replayed_bytes: 6 * GIB };
+    let (fetch_seconds, replay_seconds) = (1910.0, 600.0);
+    overview.status.forecast = Some(Forecast { seconds: 2520.0, fetch_seconds, replay_seconds, work, drills: 2 });
     overview.status.backups.newest = Some(id(before(0, 16)));
     overview.runs = runs(text);
     overview.objectives = Objectives { rpo: Some(Duration::from_secs(4 * 3600)), rto: Some(Duration::from_secs(3600)) };

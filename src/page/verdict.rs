@@ -6,7 +6,7 @@ use super::growth::percent;
 use super::time_line::{length, newest_interval};
 use super::words::{ago, lasting, moment, promised, size, time};
 use crate::command::check::Level;
-use crate::command::forecast::{self, Forecast, about};
+use crate::command::forecast::about;
 use crate::command::overview::Overview;
 use crate::repo::{AlertSeverity, RunKind, RunRecord, RunStage};
 
@@ -210,11 +210,6 @@ fn time_kept(overview: &Overview) -> Option<bool> {
     Some(seconds <= overview.objectives.rto?.as_secs_f64())
 }
 
-/// How long a restore to the latest would take now.
-fn forecast(overview: &Overview) -> Option<Forecast> {
-    forecast::forecast(&overview.runs, forecast::work(&overview.status, &overview.backups)?)
-}
-
 fn restore_time(overview: &Overview) -> Said {
     let objective = html! {
         @match overview.objectives.rto {
@@ -223,7 +218,7 @@ fn restore_time(overview: &Overview) -> Said {
         }
     };
     let forecast = html! {
-        @if let Some(forecast) = forecast(overview) { "; a restore now would take about " (about(forecast.seconds)) }
+        @if let Some(forecast) = overview.forecast() { "; a restore now would take about " (about(forecast.seconds)) }
     };
     match measured(overview) {
         Some((drill, seconds)) => Said {
@@ -277,7 +272,7 @@ pub(super) fn objectives(overview: &Overview) -> Markup {
                         th scope="row" { "RTO: how long a restore takes" }
                         td data-l="Promised" { (overview.objectives.rto.map_or("not set".to_owned(), |rto| format!("under {}", promised(rto)))) }
                         td data-l="Now" {
-                            @match forecast(overview) { Some(forecast) => { "about " (about(forecast.seconds)) }, None => span.soft { "no forecast" } }
+                            @match overview.forecast() { Some(forecast) => { "about " (about(forecast.seconds)) }, None => span.soft { "no forecast" } }
                         }
                         td data-l="Newest drill" { (seconds(figures.map(|figures| figures.total_seconds))) }
                         td data-l="Judgement" { (is_kept(time_kept(overview))) }

@@ -117,15 +117,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn overview_of(repository: &Repository) -> Overview {
-    let policy = Policy {
-        keep_full: None,
-        keep_within: None,
-        keep_daily: None,
-        keep_weekly: None,
-        keep_monthly: None,
-        wal_within: None,
-        min_full: 1,
-    };
+    let policy = Policy::NONE;
     let status = Status { repository: settings(repository), conninfo: None, slot: "pgark".to_owned(), policy };
     let watched = Watched { status, objectives: Objectives::default(), quota: None };
     let writer = Writer { host: "test".to_owned(), pid: 1, version: "0" };
