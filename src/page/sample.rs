@@ -83,7 +83,6 @@ pub(super) fn nothing() -> Overview {
             wal_days: vec![],
         },
         forecast: None,
-        forecast: None,
         expiry: ExpiryStatus::Off,
         server: None,
         findings: vec![latest],
