@@ -137,10 +137,10 @@ pub enum Verb {
             Prints the plan first, or why there is none before a byte is written. Exits 0 when every file is in its place \
             and verified; PostgreSQL recovers when it is started (docs/exit-codes.md).")]
     Restore(Box<RestoreArgs>),
-    /// List the backups
+    /// List the backups and the dumps
     #[command(alias = "backup-list", after_help = look_args::LIST)]
     List(ListArgs),
-    /// Show one backup, and whether the WAL is there that it needs
+    /// Show one dump, or one backup and whether the WAL is there that it needs
     #[command(after_help = look_args::SHOW)]
     Show(ShowArgs),
     /// Tell what can be restored now, and what stands in the way
@@ -157,11 +157,11 @@ pub enum Verb {
     DrillKeeper(DrillKeeperArgs),
     /// Delete what the policy under `[retention]` no longer wants and nothing needs
     Expire(ExpireArgs),
-    /// Mark a backup as one that must stay
+    /// Mark a backup or a dump as one that must stay
     Keep(KeepArgs),
     /// Take the mark of `keep` away
     Unkeep(UnkeepArgs),
-    /// Delete one backup by hand
+    /// Delete one backup or dump by hand
     Delete(DeleteArgs),
     /// Find out whether everything is set up right
     #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\

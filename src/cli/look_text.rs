@@ -288,10 +288,11 @@ fn expiry(expiry: &ExpiryStatus) -> String {
         ExpiryStatus::Planned(plan) => plan,
     };
     let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let dumps = if plan.dumps > 0 { format!(", {}", count(plan.dumps, "dump")) } else { String::new() };
     let mut text = match plan.objects {
         0 => "nothing is to be deleted".to_owned(),
         objects => format!(
-            "`pgark expire` would delete {} and {}, {} in {}",
+            "`pgark expire` would delete {}{dumps} and {}, {} in {}",
             count(plan.backups, "backup"),
             count(plan.wal, "WAL file"),
             size(plan.bytes),

@@ -172,6 +172,11 @@ fn directory(place: &Scratch, name: &str) -> std::path::PathBuf {
 #[test]
 fn a_dump_restores_to_an_equal_server() {
     for installation in Installation::all_wanted() {
+        // What another version's `pg_dump` writes for `create database` a server need not know.
+        if installation.with_dump_programs().major != installation.major {
+            eprintln!("{}: left out, it has no pg_dump of its own here", installation.version);
+            continue;
+        }
         for (repository, words) in [
             (Repository::local(), &["--all", "--globals"][..]),
             (Repository::s3(), &["--format", "directory", "--jobs", "2"][..]),
@@ -238,7 +243,7 @@ fn one_database_goes_where_it_should() {
     let file = place.path().join("a.dump");
     Account::of_servers().own(place.path());
     restore(&["--to", file.to_str().unwrap()]).quiet_success();
-    let list = run(cluster.installation().command("pg_restore").arg("--list").arg(&file)).unwrap();
+    let list = run(cluster.installation().with_dump_programs().command("pg_restore").arg("--list").arg(&file)).unwrap();
     assert!(list.contains("TABLE DATA s child"), "{list}");
     restore(&["--to", file.to_str().unwrap()]).code(2).says("is there already");
 

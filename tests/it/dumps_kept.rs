@@ -43,6 +43,9 @@ fn dumps(repository: &Repository) -> Vec<String> {
 fn dumps_are_listed_shown_and_verified() {
     let cluster = with_a_database("shop");
     for repository in Repository::both() {
+        call(&repository, &cluster, &["dump-restore"]).code(18).says("there is no dump in the repository");
+        call(&repository, &cluster, &["dump-restore", "20200101T000000Z-00000000"]).code(2).says("there is no dump");
+        call(&repository, &cluster, &["dump-restore", "yesterday"]).code(2);
         let first = take_dump(&repository, &cluster, &["--label", "before the migration"]);
         let second = take_dump(&repository, &cluster, &["--database", "shop", "--keep"]);
         let list = run(&repository, &["list"]).code(0);

@@ -114,5 +114,6 @@ fn backups_are_listed_by_a_word_of_their_kind() {
     assert_eq!(ids("unfinished", 1), [FIRST, unfinished]);
     // What it was nobody can tell.
     assert_eq!((ids("full", 1), ids("remote", 1)), (vec![FIRST.into(), SECOND.into()], vec![FIRST.into()]));
-    Call::new(["list", "--kind", "dump"]).envs(repository.env()).run().code(2);
+    assert_eq!((ids("dump", 0), ids("all", 1).len()), (vec![], 3));
+    Call::new(["list", "--kind", "incremental"]).envs(repository.env()).run().code(2);
 }
