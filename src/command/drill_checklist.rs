@@ -47,14 +47,16 @@ pub(super) fn points(report: &DrillReport, is_newest: bool) -> Vec<Point> {
         }
         (false, _) => point("newest backup fetched", false, "not fetched".to_owned()),
     };
-    let restored = passed(REPLAY) && passed(JUDGE);
+    let restored = match report.kind {
+        DrillKind::Dump => passed(FETCH),
+        DrillKind::Full | DrillKind::Pitr | DrillKind::Disaster => passed(REPLAY) && passed(JUDGE),
+    };
     let seconds = report.figures.total_seconds;
     let detail = if restored { format!("usable after {seconds:.1} s") } else { "not restored".to_owned() };
     let restored = point("restored in a test environment", restored, detail);
 
     let checks = [STRUCTURE, READ, COMPARE, PAGES].map(|name| (name, outcome(name)));
-    let needed = [Some(STRUCTURE).filter(|_| report.kind != DrillKind::Dump), Some(READ)];
-    let all_done = needed.iter().flatten().all(|name| passed(name));
+    let all_done = [STRUCTURE, READ].into_iter().all(passed);
     let none_failed = checks.iter().all(|(_, outcome)| !matches!(outcome, Some(Outcome::Failed | Outcome::Skipped)));
     let done: Vec<&str> =
         checks.iter().filter(|(_, outcome)| *outcome == Some(Outcome::Passed)).map(|(name, _)| *name).collect();

@@ -110,7 +110,7 @@ pub(super) async fn holds(
 }
 
 /// Runs a program to its end: how it ended, and the first lines that it wrote.
-async fn watch(command: Command, what: &str) -> Result<(Result<(), Failure>, Vec<String>), Reason> {
+pub(super) async fn watch(command: Command, what: &str) -> Result<(Result<(), Failure>, Vec<String>), Reason> {
     let (running, out) = Running::start(command, what.to_owned())?;
     let listening = tokio::task::spawn_blocking(move || first_lines(out));
     let ended = running.wait().await;

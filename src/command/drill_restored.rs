@@ -10,6 +10,7 @@ use super::Circumstances;
 use super::drill::{Drill, DrillKind, Journal};
 use super::drill_checklist::{ASSERT, FETCH, JUDGE, PAGES, PLAN, PROMISE, READ, REPLAY, SPACE, STRUCTURE};
 use super::drill_checks::{self, Restored};
+use super::drill_dump;
 use super::drill_report::{Place, Reason, size};
 use super::drill_space;
 use super::drill_target::{self, Promise};
@@ -40,11 +41,16 @@ pub(super) async fn restore_and_look(
     progress: Arc<Progress>,
     begun: Instant,
 ) -> Result<(), Reason> {
+    if drill.kind == DrillKind::Dump {
+        return drill_dump::restore_and_look(drill, journal, home, circumstances, progress, begun).await;
+    }
     let (promise, request) = journal.step(PROMISE, promised(drill, journal, circumstances)).await?;
     let plan = journal.step(PLAN, plan(drill, journal, &request)).await?;
     let settings = settings(drill, home, &plan)?;
     journal.step(SPACE, async { drill_space::ask(home, drill_space::needed(&plan)).map(|room| ((), room)) }).await?;
-    journal.step(FETCH, fetch(drill, journal, &settings, &request, &plan, circumstances, progress)).await?;
+    journal
+        .step(FETCH, fetch(drill, journal, &settings, &request, &plan, circumstances, Arc::clone(&progress)))
+        .await?;
     let mut server = journal.step(REPLAY, recover(journal, &settings, begun)).await?;
     let (role, recovered) = log_in(drill, &settings).await?;
     journal
@@ -54,14 +60,11 @@ pub(super) async fn restore_and_look(
         Target::Time(target) => target,
         _ => circumstances.now,
     };
-    look(
-        drill,
-        journal,
-        &Restored { server: &settings, user: &role, databases: &recovered.databases },
-        now,
-        recovered.has_amcheck,
-    )
-    .await;
+    let restored = Restored { server: &settings, user: &role, databases: &recovered.databases };
+    look(drill, journal, &restored, now, recovered.has_amcheck).await;
+    if drill.kind == DrillKind::Disaster {
+        drill_dump::compare(drill, journal, &restored, progress).await;
+    }
     stop(&mut server).await?;
     if recovered.checksums {
         journal.look(PAGES, drill_checks::pages(&settings)).await;
@@ -195,12 +198,23 @@ async fn recover(
 ) -> Result<(ScratchServer, String), Reason> {
     let start = Instant::now();
     let mut server = settings.start().map_err(Failure::from)?;
+    ready(&mut server).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut found = journal.found();
+    found.figures.replay_seconds = seconds;
+    found.figures.total_seconds = begun.elapsed().as_secs_f64();
+    Ok((server, "the server has left recovery, and takes writes".to_owned()))
+}
+
+/// Waits until it takes writes.
+pub(super) async fn ready(server: &mut ScratchServer) -> Result<(), Reason> {
     loop {
         match server.state().map_err(Failure::from)? {
-            ScratchState::Ready => break,
+            ScratchState::Ready => return Ok(()),
             ScratchState::Starting => sleep(LOOK).await,
             ScratchState::Ended(status) => {
-                let why = settings.complaint().unwrap_or_else(|| format!("it ended ({status}) without a word"));
+                let silent = || format!("it ended ({status}) without a word");
+                let why = server.settings().complaint().unwrap_or_else(silent);
                 let reason = Reason::failed("recovery", format!("the restored server does not recover: {why}"));
                 return Err(match why.contains("resource manager") || why.contains("could not access file") {
                     true => {
@@ -211,11 +225,6 @@ async fn recover(
             }
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let mut found = journal.found();
-    found.figures.replay_seconds = seconds;
-    found.figures.total_seconds = begun.elapsed().as_secs_f64();
-    Ok((server, "the server has left recovery, and takes writes".to_owned()))
 }
 
 /// As whoever may do everything. Names of roles are the cluster's own, and any will do to ask for them.

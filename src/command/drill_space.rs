@@ -8,7 +8,7 @@ use crate::repo::restore_plan::RestorePlan;
 /// WAL that the server keeps at most besides what it replays: twice `max_wal_size`.
 const MOST_WAL: u64 = 2 << 30;
 /// For logs, temporary files, what is fetched ahead.
-const MARGIN: u64 = 128 << 20;
+pub(super) const MARGIN: u64 = 128 << 20;
 
 /// Bytes that a restore by this plan may take.
 pub(super) fn needed(plan: &RestorePlan) -> u64 {

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod drill;
 mod drill_checklist;
 mod drill_checks;
+mod drill_dump;
 pub mod drill_html;
 pub mod drill_keeper;
 mod drill_note;

@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 pub const PREFIX: &str = "pgark-drill-";
 /// The data directory within.
 pub const DATA: &str = "data";
+/// That of a second server, beside the first.
+const ALSO: &str = "dump/data";
 const LOCK: &str = "lock";
 /// There where the operator wanted the directory to stay.
 const KEPT: &str = "kept";
@@ -121,12 +123,14 @@ pub fn clear(path: &Path) -> io::Result<()> {
 
 fn evict(path: &Path) -> io::Result<()> {
     // A server that is killed leaves its shared memory behind; one that quits does not.
-    if let Some(postmaster) = postmaster(path).filter(|pid| inhabitants(path).contains(pid)) {
+    let postmasters: Vec<Pid> = [DATA, ALSO].iter().filter_map(|data| postmaster(&path.join(data))).collect();
+    let alive = || inhabitants(path).into_iter().filter(|pid| postmasters.contains(pid)).collect::<Vec<Pid>>();
+    for postmaster in alive() {
         kill_process(postmaster, Signal::QUIT).ok();
-        let until = Instant::now() + QUIT;
-        while Instant::now() < until && inhabitants(path).contains(&postmaster) {
-            std::thread::sleep(LOOK);
-        }
+    }
+    let until = Instant::now() + QUIT;
+    while Instant::now() < until && !alive().is_empty() {
+        std::thread::sleep(LOOK);
     }
     let until = Instant::now() + GONE;
     loop {
@@ -146,8 +150,8 @@ fn evict(path: &Path) -> io::Result<()> {
 }
 
 /// The process that `postmaster.pid` names.
-fn postmaster(path: &Path) -> Option<Pid> {
-    let text = fs::read_to_string(path.join(DATA).join("postmaster.pid")).ok()?;
+fn postmaster(data: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     text.lines().next()?.trim().parse().ok().and_then(Pid::from_raw)
 }
 

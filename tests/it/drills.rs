@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::backups::{as_servers_user, backed_up, take_backup};
+use crate::backups::{as_servers_user, backed_up, on_the_host, take_backup};
 use crate::ledger::Ledger;
 use crate::pitr::archiving;
 use crate::postgres::{Account, Cluster, Installation, Scratch, happens_within};
@@ -105,8 +106,7 @@ fn each_kind_passes_on_a_good_repository() {
 
             let half = ground.file("half.sql", "select count(*) = 20 from ledger");
             let pitr = passed(ground.drill(&repository, &["--target-time", &moment, "--sql", &half]));
-            let asked: jiff::Timestamp = moment.parse().unwrap();
-            assert_eq!(pitr["target"].as_str().and_then(|at| at.parse().ok()), Some(asked));
+            assert_eq!(pitr["target"].as_str().unwrap().parse::<Timestamp>().unwrap(), moment.parse().unwrap());
             assert_eq!(pitr["seed"], Value::Null);
 
             let disaster = passed(ground.drill(&repository, &["--kind", "disaster", "--sql", &sql]));
@@ -131,6 +131,38 @@ fn each_kind_passes_on_a_good_repository() {
             assert!(said.contains("forecast   a restore now would take about"), "{said}");
         }
     }
+}
+
+#[test]
+fn a_dump_is_restored_and_held_against_the_rest() {
+    let repository = Repository::local();
+    let (primary, ledger) = backed_up(&repository);
+    primary.execute("create table emptied as select 1 as one");
+    as_servers_user(&on_the_host(&repository, &primary, &["dump"])).code(0);
+    primary.archive_everything(A_MINUTE);
+    let ground = Ground::new();
+    let sql = ground.file("dump.sql", "select count(*) = 10 from ledger;\n-- max_age: 1h\nselect clock_timestamp()");
+    let dump = passed(ground.drill(&repository, &["--kind", "dump", "--sql", &sql]));
+    assert_eq!(ticks(&dump), [true; 6], "{dump:#}");
+
+    ledger.write(5, 2000);
+    primary.archive_everything(A_MINUTE);
+    let disaster = passed(ground.drill(&repository, &["--kind", "disaster"]));
+    let seen =
+        disaster["steps"].as_array().unwrap().iter().find(|step| step["name"] == "compare with the dump").unwrap();
+    assert!(seen["detail"].as_str().unwrap().starts_with("1 of 2 tables have as many rows as in dump"), "{seen}");
+
+    primary.execute("truncate emptied");
+    primary.archive_everything(A_MINUTE);
+    let emptied = ground.drill(&repository, &["--kind", "disaster"]);
+    failed(emptied, 1, "differs", "1 tables have no rows any more: `public.emptied` in `postgres` had 1");
+
+    let dump = repository.keys().into_iter().find(|key| key.contains("/dump/") && key.contains("part")).unwrap();
+    repository.alter(&dump, |bytes| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+    });
+    failed(ground.drill(&repository, &["--kind", "dump"]), 2, "damaged", "");
 }
 
 #[test]
