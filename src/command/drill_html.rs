@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use jiff::{Timestamp, Unit};
+
 use super::check::Level;
 use super::drill_report::{DrillReport, Outcome, level_word, outcome_word};
 use super::forecast::about;
@@ -13,7 +15,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-th { font-weight: 600; } td.number { text-align: right; white-space: nowrap; }
+th { font-weight: 600; white-space: nowrap; } td.number { text-align: right; white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); } .fair { color: var(--fair); } .soft { color: var(--soft); }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; margin: 1rem 0; } .figures b { display: block; font-size: 1.6rem; }
 ul { list-style: none; padding: 0; } li { margin: .5rem 0; }
@@ -38,8 +40,8 @@ pub fn page(report: &DrillReport) -> String {
         report.kind.word(),
         report.verdict(),
         escaped(&report.repository),
-        report.began,
-        report.ended,
+        second(report.began),
+        second(report.ended),
         escaped(&report.writer),
     );
     reasons(&mut page, report);
@@ -53,6 +55,10 @@ pub fn page(report: &DrillReport) -> String {
     steps(&mut page, report);
     page.push_str("</body>\n</html>\n");
     page
+}
+
+fn second(time: Timestamp) -> Timestamp {
+    time.round(Unit::Second).unwrap_or(time)
 }
 
 fn reasons(page: &mut String, report: &DrillReport) {
@@ -157,7 +163,6 @@ mod tests {
     use crate::command::drill_report::{DrillKind, Reason, Step};
     use crate::command::overview::Objectives;
     use crate::repo::run_record::DrillFigures;
-    use jiff::Timestamp;
 
     #[test]
     fn what_others_wrote_does_not_become_markup() {
