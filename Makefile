@@ -32,6 +32,7 @@ lint:
 
 test: prepare
 	@tests/setup/install-moto.sh
+	@tests/setup/install-promtool.sh
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	$(TEST_ENV) cargo test --lib --test it

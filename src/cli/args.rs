@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::alert_verb::AlertArgs;
+use super::check_verb::CheckArgs;
 use super::drill_verb::{DrillArgs, DrillKeeperArgs};
 use super::dump_verbs::{DumpArgs, DumpRestoreArgs};
 use super::expire_verbs::{DeleteArgs, ExpireArgs, KeepArgs, UnkeepArgs};
 use super::look_args::{self, ListArgs, ShowArgs, StatusArgs};
+use super::metrics_verb::MetricsArgs;
 use super::receive_verb::WalReceiveArgs;
 use super::report_verb::ReportArgs;
 use super::restore_args::RestoreArgs;
@@ -164,9 +167,14 @@ pub enum Verb {
     /// Delete one backup or dump by hand
     Delete(DeleteArgs),
     /// Find out whether everything is set up right
-    #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n\n\
+    #[command(after_help = "Examples:\n  sudo -u postgres pgark check\n  pgark check --json --no-switch\n  \
+            pgark check --monitor                    # for Nagios and its kin, from any host\n\n\
             Exits 0 when all is well, 1 with warnings, 2 when something fails, 3 when something could not be told.")]
     Check(CheckArgs),
+    /// Print what is known of the repository as metrics, for Prometheus
+    Metrics(MetricsArgs),
+    /// Look once, and send the alerts that are due
+    Alert(AlertArgs),
     /// Write the settings file and print the lines for postgresql.conf
     #[command(
         after_help = "Examples:\n  sudo pgark --repo s3://my-bucket/pg --pgdata /var/lib/postgresql/15/main init\n  \
@@ -266,20 +274,6 @@ pub struct BasebackupArgs {
     /// Report as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `check`
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Report as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How long a switched segment may take to arrive
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
-    pub within: String,
-    /// Do not switch a segment
-    #[arg(long)]
-    pub no_switch: bool,
 }
 
 /// `init`

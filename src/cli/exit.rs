@@ -16,6 +16,8 @@ pub const ABSENT: u8 = 1;
 pub const DAMAGED_PAGES: u8 = 1;
 /// `list`, `show`: a backup is damaged, or lacks WAL.
 pub const DAMAGED_BACKUP: u8 = 1;
+/// `alert`: a message was not taken.
+pub const NOT_DELIVERED: u8 = 1;
 /// `wal-fetch`: anything but restored or proven absent. Not 143, which PostgreSQL takes for a shutdown.
 pub const STOP_RECOVERY: u8 = 200;
 

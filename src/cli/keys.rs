@@ -65,6 +65,11 @@ const fn key(
     Key { section, name, kind, default, doc }
 }
 
+/// How bad it is when a rule of alerts speaks.
+const fn rule(name: &'static str, default: &'static str, doc: &'static str) -> Key {
+    key("alerts", name, Kind::Choice(&["off", "medium", "high", "critical"]), Some(default), doc)
+}
+
 /// All settings, in the order in which the example shows them.
 pub const KEYS: &[Key] = &[
     key("cluster", "name", Kind::Text, Some("main"), "The cluster's name in the repository: one for each server."),
@@ -259,6 +264,54 @@ pub const KEYS: &[Key] = &[
     ),
     key("retention", "dump_keep_within", Kind::Age, None, "Logical dumps stay that are younger."),
     key("retention", "min_full", Kind::Integer(1, 10_000), Some("1"), "Never fewer backups than these."),
+    key("alerts", "webhook_url", Kind::Secret, None, "A URL that takes alerts. Better: `webhook_file`."),
+    key("alerts", "webhook_file", Kind::Path, None, "A file whose first line is that URL."),
+    key("alerts", "mail_to", Kind::Text, None, "Who gets alerts by mail, separated by commas."),
+    key("alerts", "mail_from", Kind::Text, None, "Whom they are from. Default: pgark at this host."),
+    key("alerts", "sendmail", Kind::Path, Some("/usr/sbin/sendmail"), "The program that takes mail."),
+    key("alerts", "smtp_url", Kind::Text, None, "Instead, a server: `smtp://user@host:587` or `smtps://user@host`."),
+    key("alerts", "smtp_password", Kind::Secret, None, "Better: `smtp_password_file`."),
+    key("alerts", "smtp_password_file", Kind::Path, None, "A file whose first line is the password there."),
+    key("alerts", "command", Kind::Text, None, "A shell's command that takes alerts as JSON on its stdin."),
+    key("alerts", "ca_file", Kind::Path, None, "Certificates (PEM) to trust there instead of the system's."),
+    key("alerts", "deadline", Kind::Duration, Some("30s"), "How long a message may take on its way."),
+    key("alerts", "state", Kind::Path, None, "What remembers what was told. Default: below $STATE_DIRECTORY."),
+    key("alerts", "high_after", Kind::Duration, Some("5m"), "How long what is high stands before it is told."),
+    key("alerts", "medium_after", Kind::Duration, Some("1h"), "The same of what is medium."),
+    key("alerts", "settle", Kind::Duration, Some("5m"), "How long an alert is gone before it counts as resolved."),
+    key("alerts", "repeat", Kind::Duration, Some("1h"), "When what stands is told again; then after 2, 4, ... times."),
+    key("alerts", "repeat_most", Kind::Duration, Some("24h"), "The longest such pause."),
+    key("alerts", "backup_within", Kind::Age, Some("26h"), "How old the newest backup may be, without a schedule."),
+    key("alerts", "dump_within", Kind::Age, None, "The same of the newest dump."),
+    key("alerts", "drill_within", Kind::Age, None, "The same of the newest drill that passed."),
+    key("alerts", "run_within", Kind::Age, Some("1d"), "How long a run may take; later it counts as killed."),
+    key("alerts", "clock_tolerance", Kind::Duration, Some("1m"), "How much clocks may differ."),
+    key("alerts", "quota_percent", Kind::Integer(1, 100), Some("80"), "Of `quota`, when the store fills."),
+    key("alerts", "quota_full_percent", Kind::Integer(1, 100), Some("95"), "Of `quota`, when it is almost full."),
+    rule("backup_missing", "critical", "No backup within its time."),
+    rule("dump_missing", "critical", "No dump within its time."),
+    rule("run_missing", "medium", "No `expire` or `verify` within its time."),
+    rule("backup_failed", "high", "The newest base backup failed, or was killed."),
+    rule("dump_failed", "high", "The newest dump did."),
+    rule("expire_failed", "high", "The newest `expire` did."),
+    rule("verify_failed", "high", "The newest `verify` did, or found damage."),
+    rule("drill_failed", "high", "The newest drill of a kind did."),
+    rule("drill_overdue", "medium", "No drill passed within its time."),
+    rule("run_warned", "medium", "The newest run of a kind ended with a warning."),
+    rule("loss_window", "critical", "More would be lost than `objectives.rpo`."),
+    rule("restore_time", "medium", "A restore takes longer than `objectives.rto`."),
+    rule("not_restorable", "critical", "The latest state cannot be restored."),
+    rule("gap", "high", "WAL is missing: older moments cannot be restored."),
+    rule("damaged", "high", "A backup or a history file is damaged."),
+    rule("finding", "medium", "Anything else that `status` finds."),
+    rule("archiver", "high", "The server's archiver fails or lags."),
+    rule("receiver", "high", "The receiver lags, or its slot is in danger."),
+    rule("server", "high", "The server that answers is another cluster."),
+    rule("server_unreachable", "off", "The server does not answer."),
+    rule("quota", "medium", "The store fills."),
+    rule("quota_full", "high", "It is almost full."),
+    rule("clock_skew", "medium", "Clocks differ."),
+    rule("store_unreachable", "high", "The repository cannot be looked at."),
     key(
         "log",
         "level",

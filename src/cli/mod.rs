@@ -3,9 +3,12 @@
 //! No logic lives here: a command that another program would want to call is in `command`.
 
 pub mod about_verbs;
+pub mod alert_settings;
+pub mod alert_verb;
 mod archive_command;
 pub mod args;
 pub mod backup_verbs;
+pub mod check_verb;
 pub mod config_file;
 mod drill_anew;
 pub mod drill_verb;
@@ -19,6 +22,8 @@ pub mod logging;
 pub mod look_args;
 pub mod look_text;
 pub mod look_verbs;
+pub mod metrics_verb;
+pub mod monitor_verb;
 pub mod output;
 pub mod prefetch_verb;
 mod progress_line;

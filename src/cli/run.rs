@@ -8,17 +8,16 @@ use clap::{CommandFactory, FromArgMatches};
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
-use super::args::{CheckArgs, Cli, ColorArg, Global, Verb, WalFetchArgs, WalPushArgs};
+use super::args::{Cli, Global, Verb, WalFetchArgs, WalPushArgs};
 use super::exit::{self, FetchSituation};
 use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
-    about_verbs, backup_verbs, drill_verb, dump_verbs, expire_verbs, init, look_verbs, output, prefetch_verb,
-    receive_verb, report_verb, settings, values, verify_verb,
+    about_verbs, alert_verb, backup_verbs, check_verb, drill_verb, dump_verbs, expire_verbs, init, look_verbs,
+    metrics_verb, output, prefetch_verb, receive_verb, report_verb, settings, verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
-use crate::command::check::{self, Check};
 use crate::command::wal_fetch::{self, Fetched, WalFetch};
 use crate::command::wal_push::{self, Pushed, WalPush};
 use crate::command::{Circumstances, Failure, FailureKind, StoreSettings};
@@ -79,6 +78,8 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "unkeep",
         "delete",
         "check",
+        "metrics",
+        "alert",
         "init",
         "config",
         "completions",
@@ -182,7 +183,9 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::Keep(args) => expire_verbs::keep(args, &sources),
         Verb::Unkeep(args) => expire_verbs::unkeep(args, &sources),
         Verb::Delete(args) => expire_verbs::delete(args, &sources),
-        Verb::Check(args) => return check(args, cli.global.color, &sources, format),
+        Verb::Check(args) => return check_verb::check(args, cli.global.color, &sources, format),
+        Verb::Metrics(args) => metrics_verb::metrics(args, &sources),
+        Verb::Alert(args) => alert_verb::alert(args, &sources),
         Verb::Init(args) => init::run(args, &cli.global, &sources, &circumstances()),
         Verb::Config(verb) => about_verbs::config(verb, &sources),
         Verb::Completions { shell } => about_verbs::completions(*shell),
@@ -330,40 +333,6 @@ fn fetch_command(
         stall: settings::duration(sources, "repo.stall_timeout")?,
         prefetch: prefetch_verb::settings(args, global, sources, mode)?,
         accept_end_at: args.accept_end_at.as_deref().map(str::parse).transpose().map_err(usage)?,
-    })
-}
-
-fn check(args: &CheckArgs, color: ColorArg, sources: &Sources, format: LogFormat) -> u8 {
-    let outcome = check_command(args, sources).and_then(|check| {
-        let circumstances = circumstances();
-        block_on(async move { check::run(&check, &circumstances).await })
-    });
-    let printed = outcome.and_then(|report| {
-        let printed = match args.json {
-            true => output::print_json(&report),
-            false => output::print(&output::check_text(&report, output::colored(color))),
-        };
-        printed.map(|()| exit::checked(report.worst())).map_err(cannot_print)
-    });
-    printed.unwrap_or_else(|failure| {
-        output::tell(&failure, format);
-        exit::unreadable(Some("check"), failure.kind)
-    })
-}
-
-fn check_command(args: &CheckArgs, sources: &Sources) -> Result<Check, Failure> {
-    let within: Option<Duration> = values::duration(&args.within);
-    let within =
-        within.ok_or_else(|| Failure::new(FailureKind::Usage, format!("`--within` {}", values::NO_DURATION)))?;
-    Ok(Check {
-        repository: settings::repository(sources)?,
-        pgdata: settings::pgdata(sources),
-        conninfo: settings::conninfo(sources)?,
-        slot: sources.get("receive.slot").unwrap_or_default().to_owned(),
-        binary: std::env::current_exe().and_then(std::fs::canonicalize).ok(),
-        read_words: super::archive_command::read,
-        switch_within: (!args.no_switch).then_some(within),
-        deadline: check::LONGEST,
     })
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::alert_settings;
 use super::run::block_on;
 use super::sources::{Origin, Sources};
 use super::values;
@@ -122,7 +123,7 @@ pub fn watched(sources: &Sources, with_server: bool) -> Result<Watched, Failure>
         policy: retention(sources)?,
     };
     let quota = sources.get("repo.quota").and_then(values::size);
-    Ok(Watched { status, objectives: objectives(sources), quota })
+    Ok(Watched { status, objectives: objectives(sources), quota, rules: alert_settings::rules(sources)? })
 }
 
 /// The data directory: the setting, else PGDATA.
@@ -250,7 +251,8 @@ fn credentials(sources: &Sources) -> Result<Credentials, Failure> {
     }
 }
 
-fn secret(sources: &Sources, path: &str) -> Result<Option<Secret>, Failure> {
+/// A secret, given here or in a file.
+pub fn secret(sources: &Sources, path: &str) -> Result<Option<Secret>, Failure> {
     let file = format!("{path}_file");
     match (sources.get(path), sources.get(&file)) {
         (Some(_), Some(_)) => Err(sources.complain(path, format!("and `{file}` exclude each other"))),

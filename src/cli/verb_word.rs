@@ -26,6 +26,8 @@ impl Verb {
             Verb::Unkeep(_) => "unkeep",
             Verb::Delete(_) => "delete",
             Verb::Check(_) => "check",
+            Verb::Metrics(_) => "metrics",
+            Verb::Alert(_) => "alert",
             Verb::Init(_) => "init",
             Verb::Config(_) => "config",
             Verb::Completions { .. } => "completions",

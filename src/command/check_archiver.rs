@@ -111,6 +111,7 @@ pub(super) mod tests {
             writing: Some(("000000010000000000000005".into(), 16 << 20)),
             waiting: None,
             receiving: Receiving::default(),
+            clock_ahead: None,
         }
     }
 

@@ -2,6 +2,15 @@
 //!
 //! Commands print nothing, read no flags or environment and never exit: `cli` does that.
 
+pub mod alert;
+pub mod alert_channels;
+pub mod alert_mail;
+pub mod alert_message;
+pub mod alert_program;
+pub mod alert_rules;
+mod alert_runs;
+mod alert_settings;
+pub mod alert_webhook;
 pub mod archive_command;
 pub mod backfill;
 mod backup_archiving;
@@ -54,8 +63,11 @@ pub mod list;
 pub mod list_dumps;
 mod local_backup;
 pub mod look_ahead;
+pub mod metrics;
 pub mod noted_verbs;
 pub mod overview;
+#[cfg(test)]
+mod overview_sample;
 pub mod pace;
 mod plan_warnings;
 pub mod prefetch;

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use super::alert_rules::{self, AlertRules};
 use super::bounds::bounded;
 use super::failure::Failure;
 use super::forecast::Forecast;
 use super::list::{self, ListedBackup};
-use super::status::{self, Status, StatusReport};
+use super::status::{self, ServerStatus, Status, StatusReport};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::dumps::StoredDump;
-use crate::repo::run_record::latest_stages;
+use crate::repo::run_record::{RunName, latest_stages};
 use crate::repo::{Alert, DumpSummary, RepoError, Repository, RunRecord, RunStage};
+use crate::storage::Head;
 
 /// What to gather.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub struct Watched {
     pub objectives: Objectives,
     /// Bytes that the repository may hold.
     pub quota: Option<u64>,
+    /// What somebody must be told of.
+    pub rules: AlertRules,
 }
 
 /// What was promised to those whose data it is.
@@ -56,10 +60,23 @@ pub struct Overview {
     pub objectives: Objectives,
     /// Bytes that the repository may hold.
     pub quota: Option<u64>,
+    /// How far other clocks are ahead of this machine's.
+    pub clocks: Clocks,
     /// What somebody must be told of, the worst first.
     pub alerts: Vec<Alert>,
 }
 
+/// How far other clocks are ahead of this machine's, in seconds; `None`: it could not be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Clocks {
+    /// The store's. Told where this machine wrote the note of a run within the last day.
+    pub store_ahead_seconds: Option<f64>,
+    /// The database server's.
+    pub server_ahead_seconds: Option<f64>,
+}
+
+/// A look that takes longer is given up by who looks again and again.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Of so many runs the notes are read.
 const RUNS: usize = 400;
 
@@ -77,24 +94,63 @@ async fn gather(watched: &Watched, circumstances: &Circumstances) -> Result<Over
         repository.stored_dumps(),
         newest_runs(&repository),
     );
-    let stored = stored?;
-    Ok(Overview {
+    let (stored, status) = (stored?, status?);
+    let (names, runs) = runs?;
+    let clocks = Clocks {
+        store_ahead_seconds: store_clock(&repository, &names, &runs, circumstances).await?,
+        server_ahead_seconds: server_clock(&status),
+    };
+    let mut overview = Overview {
         schema: 1,
         at: circumstances.now,
-        status: status?,
+        status,
         backups: backups?.backups,
         dump_bytes: stored.iter().map(|dump| dump.listing.stored_bytes()).sum(),
         dumps: stored.iter().filter_map(StoredDump::summary).cloned().collect(),
-        runs: runs?,
+        runs,
         objectives: watched.objectives,
         quota: watched.quota,
+        clocks,
         alerts: Vec::new(),
-    })
+    };
+    overview.alerts = alert_rules::judge(&overview, &watched.rules);
+    Ok(overview)
 }
 
-async fn newest_runs(repository: &Repository) -> Result<Vec<RunRecord>, RepoError> {
-    let latest = latest_stages(&repository.run_names().await?);
-    repository.read_runs(&latest[latest.len().saturating_sub(RUNS)..]).await
+async fn newest_runs(repository: &Repository) -> Result<(Vec<RunName>, Vec<RunRecord>), RepoError> {
+    let names = repository.run_names().await?;
+    let latest = latest_stages(&names);
+    let runs = repository.read_runs(&latest[latest.len().saturating_sub(RUNS)..]).await?;
+    Ok((names, runs))
+}
+
+/// A difference that was seen longer ago may be none any more.
+const RECENT: SignedDuration = SignedDuration::from_hours(24);
+
+/// By a note that this machine wrote when a run began: the store says when that was by its own clock.
+async fn store_clock(
+    repository: &Repository,
+    names: &[RunName],
+    runs: &[RunRecord],
+    circumstances: &Circumstances,
+) -> Result<Option<f64>, RepoError> {
+    let ours = |name: &&RunName| {
+        let recent = circumstances.now.duration_since(name.began).abs() < RECENT;
+        let run = runs.iter().find(|run| (run.began, run.pid, run.kind) == (name.began, name.pid, name.kind));
+        let host = format!("{},", circumstances.writer.host);
+        name.stage == RunStage::Begun && recent && run.is_some_and(|run| run.writer.starts_with(&host))
+    };
+    let Some(name) = names.iter().rev().find(ours) else { return Ok(None) };
+    let Head::Found(meta) = repository.store.head(&repository.run_key(*name)?).await? else { return Ok(None) };
+    let stored = meta.modified.and_then(|time| Timestamp::try_from(time).ok());
+    Ok(stored.map(|stored| stored.duration_since(name.began).as_secs_f64()))
+}
+
+fn server_clock(status: &StatusReport) -> Option<f64> {
+    match status.server.as_ref()? {
+        ServerStatus::Reachable { clock_ahead_seconds, .. } => *clock_ahead_seconds,
+        ServerStatus::Unreachable { .. } => None,
+    }
 }
 
 /// The newest drill that ended.

@@ -31,6 +31,8 @@ pub enum ServerStatus {
         failed_count: i64,
         /// Who streams its WAL.
         receiver: Option<ReceiverStatus>,
+        /// How far its clock is ahead of this machine's.
+        clock_ahead_seconds: Option<f64>,
     },
     /// It does not.
     Unreachable {
@@ -110,6 +112,7 @@ pub(super) fn server_status(facts: Result<ServerFacts, String>) -> ServerStatus 
             failing: facts.failing,
             failed_count: facts.failed_count,
             receiver: receiver_status(&facts.receiving),
+            clock_ahead_seconds: facts.clock_ahead,
         },
     }
 }

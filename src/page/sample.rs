@@ -9,7 +9,7 @@ use crate::command::check::{Finding, Level};
 use crate::command::checklist::Point;
 use crate::command::forecast::{Forecast, RestoreWork};
 use crate::command::list::{Kind, ListedBackup, ListedFacts, ListedState};
-use crate::command::overview::{Objectives, Overview};
+use crate::command::overview::{Clocks, Objectives, Overview};
 use crate::command::show::MissingWal;
 use crate::command::status::{
     BackupsStatus, DayBytes, DumpsStatus, GapStatus, IntervalStatus, LostStatus, NewestStatus, ServerStatus,
@@ -97,6 +97,7 @@ pub(super) fn nothing() -> Overview {
         runs: vec![],
         objectives: Objectives::default(),
         quota: None,
+        clocks: Clocks::default(),
         alerts: vec![],
     }
 }

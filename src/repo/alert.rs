@@ -1,8 +1,12 @@
 //! What somebody must be told of.
 
 use std::fmt;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::run_record::RunKind;
 
 /// How soon somebody should act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +34,29 @@ pub struct Alert {
     pub message: String,
     /// What to do.
     pub hint: String,
+}
+
+/// A run that was to be by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// What was to be run.
+    pub kind: RunKind,
+    /// When it was to begin.
+    pub due: Timestamp,
+    /// How much later it may have ended.
+    pub tolerance: Duration,
+}
+
+impl Alert {
+    /// Whether both are the same alert, whatever their words.
+    pub fn is_same(&self, other: &Alert) -> bool {
+        self.rule == other.rule && self.subject == other.subject
+    }
+
+    /// What it is called: the rule, and what it speaks of.
+    pub fn name(&self) -> String {
+        if self.subject.is_empty() { self.rule.clone() } else { format!("{} {}", self.rule, self.subject) }
+    }
 }
 
 impl fmt::Display for AlertSeverity {

@@ -5,6 +5,7 @@
 
 pub mod absence;
 pub mod alert;
+pub mod alert_state;
 pub mod archive;
 pub mod backup_id;
 pub mod backup_parts;
@@ -74,7 +75,8 @@ pub mod wal_object;
 pub mod wal_runs;
 
 pub use absence::{Absence, Asking};
-pub use alert::{Alert, AlertSeverity};
+pub use alert::{Alert, AlertSeverity, Expected};
+pub use alert_state::{AlertMemory, Notice, NoticeKind, Timing};
 pub use archive::{Archived, WalArchive};
 pub use backup_id::BackupId;
 pub use backups::BackupListing;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::config::{self, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
@@ -57,6 +58,8 @@ pub struct ServerFacts {
     pub waiting: Option<(i64, f64)>,
     /// Who streams from it.
     pub receiving: Receiving,
+    /// How many seconds its clock is ahead of this machine's.
+    pub clock_ahead: Option<f64>,
 }
 
 impl ServerFacts {
@@ -116,6 +119,7 @@ impl Session {
 
     /// Asks for everything that `check` judges. `slot` is a receiver's.
     pub async fn facts(&self, slot: &str) -> Result<ServerFacts, ServerError> {
+        let asked = Timestamp::now();
         let row = self
             .one(
                 "select current_setting('server_version_num')::int8, \
@@ -126,7 +130,8 @@ impl Session {
                  then a.last_failed_wal end, coalesce(current_setting('archive_library', true), ''), \
                  a.last_archived_wal, extract(epoch from now() - a.last_archived_time)::float8, \
                  case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end, \
-                 (select setting::int8 from pg_settings where name = 'wal_segment_size') from pg_stat_archiver a",
+                 (select setting::int8 from pg_settings where name = 'wal_segment_size'), \
+                 extract(epoch from clock_timestamp())::float8 from pg_stat_archiver a",
             )
             .await?;
         let waiting = self
@@ -153,6 +158,7 @@ impl Session {
             // The right to look is that of superusers and of pg_monitor.
             waiting: waiting.ok().and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?))),
             receiving: self.receiving(slot).await?,
+            clock_ahead: row.try_get(14).ok().map(|theirs: f64| theirs - asked.as_duration().as_secs_f64()),
         })
     }
 

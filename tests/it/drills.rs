@@ -157,7 +157,11 @@ fn a_dump_is_restored_and_held_against_the_rest() {
     let emptied = ground.drill(&repository, &["--kind", "disaster"]);
     failed(emptied, 1, "differs", "1 tables have no rows any more: `public.emptied` in `postgres` had 1");
 
-    let dump = repository.keys().into_iter().find(|key| key.contains("dump/") && !key.contains("manifest") && !key.contains("record")).unwrap();
+    let dump = repository
+        .keys()
+        .into_iter()
+        .find(|key| key.contains("dump/") && !key.contains("manifest") && !key.contains("record"))
+        .unwrap();
     repository.alter(&dump, |bytes| {
         let at = bytes.len() / 2;
         bytes[at] ^= 1;

@@ -2,19 +2,21 @@
 //!
 //! `double` is that endpoint, `postgres` the servers, `ledger` the judge of what a restored server must hold, `program`
 //! runs pgark, `receiver_witness` watches what is streamed, `manifest_draft` writes manifests that pgark would not, `data_dir` makes small data directories for tests that need no
-//! server, and `watched` is a store in memory that asks a test before each request. Everything else is tests.
+//! server, `post_box` takes alerts, and `watched` is a store in memory that asks a test before each request. Everything else is tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::panic)]
 
 mod data_dir;
 mod double;
 mod ledger;
 mod manifest_draft;
+mod post_box;
 mod postgres;
 mod program;
 mod repository;
 mod watched;
 
 mod ahead_on_servers;
+mod alerts;
 mod backup_faults;
 mod backup_kinds;
 mod backup_lacks;
@@ -47,6 +49,7 @@ mod live_tail;
 mod look;
 mod look_ahead;
 mod lost_wal;
+mod monitor;
 mod moved_repositories;
 mod page;
 mod pitr;

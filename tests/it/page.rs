@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 use pgark::cli::args::Cli;
+use pgark::command::alert_rules::AlertRules;
 use pgark::command::overview::{self, Objectives, Overview, Watched};
 use pgark::command::status::Status;
 use pgark::command::ways::{self, Answer, Moment};
@@ -119,7 +120,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 async fn overview_of(repository: &Repository) -> Overview {
     let policy = Policy::NONE;
     let status = Status { repository: settings(repository), conninfo: None, slot: "pgark".to_owned(), policy };
-    let watched = Watched { status, objectives: Objectives::default(), quota: None };
+    let watched = Watched { status, objectives: Objectives::default(), quota: None, rules: AlertRules::default() };
     let writer = Writer { host: "test".to_owned(), pid: 1, version: "0" };
     overview::run(&watched, &Circumstances { now: Timestamp::now(), writer }).await.unwrap()
 }

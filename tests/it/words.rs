@@ -58,6 +58,11 @@ fn help_of_report() {
 }
 
 #[test]
+fn help_of_alert_and_metrics() {
+    insta::assert_snapshot!(format!("{}\n{}", call(&["alert", "-h"]), call(&["metrics", "-h"])));
+}
+
+#[test]
 fn no_repository() {
     insta::assert_snapshot!(call(&["wal-push", "000000010000000000000001"]));
 }
