@@ -80,20 +80,23 @@ impl Mark {
 
 /// The ticks of time below a plot that is `height` high, with lines up to `top`.
 pub(super) fn time_ticks(ticks: &[Tick], frame: Frame, (top, bottom): (f64, f64)) -> Markup {
-    let mut free = f64::MIN;
     html! {
         path.base d=(format!("M{} {}H{}", n(frame.left), n(bottom), n(frame.width - frame.right))) {}
         @for tick in ticks {
             path.grid d=(format!("M{} {}V{}", n(tick.x), n(top), n(bottom))) {}
             (label(&tick.label, tick.x, bottom + 16.0, frame))
             @if let Some(under) = &tick.under {
-                @if tick.x >= free {
-                    @let _ = { free = tick.x + under.len() as f64 * 7.0 + 10.0; };
-                    (label(under, tick.x, bottom + 32.0, frame))
-                }
+                @if !crowded(ticks, tick) { (label(under, tick.x, bottom + 32.0, frame)) }
             }
         }
     }
+}
+
+/// Whether a tick's second line would touch that of the one before it.
+fn crowded(ticks: &[Tick], tick: &Tick) -> bool {
+    let before = ticks.iter().rev().find(|other| other.x < tick.x && other.under.is_some());
+    let room = |other: &Tick| other.under.as_ref().map_or(0.0, |under| under.len() as f64 * 7.0 + 10.0);
+    before.is_some_and(|other| tick.x - other.x < room(other))
 }
 
 /// Words in the middle below a point, but within the drawing.

@@ -13,6 +13,9 @@ use super::drawing::{n, patterns, time_ticks};
 use super::words::{count, size};
 use crate::command::overview::Overview;
 
+/// What is drawn of a kind: its class, its bytes, its pattern.
+type Layer = (&'static str, u64, Option<&'static str>);
+
 /// Stored bytes of a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Stored {
@@ -27,7 +30,7 @@ impl Stored {
     }
 
     /// From the bottom up, with the class and the pattern of each.
-    fn layers(self) -> [(&'static str, u64, Option<&'static str>); 3] {
+    fn layers(self) -> [Layer; 3] {
         [("wal", self.wal, None), ("backup", self.backups, Some("backup")), ("dump", self.dumps, Some("dump"))]
     }
 }
@@ -154,7 +157,7 @@ fn plot(bars: &Bars, overview: &Overview, frame: Frame) -> Markup {
             (time_ticks(&axis.ticks(), frame, (bottom, bottom)))
             @for (begin, bar) in &bars.bars {
                 @let (left, right) = (axis.x(midnight(*begin)), axis.x(midnight(bars.end(*begin))));
-                @let width = ((right - left) * 0.8).min(48.0).max(1.0);
+                @let width = ((right - left) * 0.8).clamp(1.0, 48.0);
                 @let x = (left + right - width) / 2.0;
                 g {
                     title { (begin) ": WAL " (size(bar.wal)) ", backups " (size(bar.backups)) ", dumps " (size(bar.dumps)) }
@@ -172,7 +175,7 @@ fn plot(bars: &Bars, overview: &Overview, frame: Frame) -> Markup {
 }
 
 /// What lies below each layer; layers of nothing are left out.
-fn stacked(bar: Stored) -> Vec<(u64, (&'static str, u64, Option<&'static str>))> {
+fn stacked(bar: Stored) -> Vec<(u64, Layer)> {
     let mut below = 0;
     let mut layers = Vec::new();
     for layer in bar.layers().into_iter().filter(|(_, bytes, _)| *bytes > 0) {

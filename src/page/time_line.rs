@@ -21,6 +21,9 @@ const MARKS: usize = 400;
 /// A longer time is drawn once more, the end of it enlarged.
 const LONG_HOURS: i64 = 72;
 
+/// When, what, and in words.
+type Marked = (Timestamp, Mark, String);
+
 pub(super) fn section(overview: &Overview) -> Markup {
     let begin = begin(overview);
     html! {
@@ -86,7 +89,7 @@ impl Drawing<'_> {
             let y = lane_y(lanes.len());
             lanes.push((format!("timeline {}", timeline.timeline), self.timeline(timeline, y)));
         }
-        let marks: [(&str, Vec<(Timestamp, Mark, String)>); 3] =
+        let marks: [(&str, Vec<Marked>); 3] =
             [("backups", self.backups()), ("dumps", self.dumps()), ("drills", self.drills())];
         for (name, marks) in marks.into_iter().filter(|(_, marks)| !marks.is_empty()) {
             let y = lane_y(lanes.len());
@@ -190,7 +193,7 @@ impl Drawing<'_> {
         }
     }
 
-    fn marks(&self, marks: &[(Timestamp, Mark, String)], y: f64) -> Markup {
+    fn marks(&self, marks: &[Marked], y: f64) -> Markup {
         let shown = &marks[marks.len().saturating_sub(MARKS)..];
         html! {
             @for (at, mark, title) in shown {
@@ -199,7 +202,7 @@ impl Drawing<'_> {
         }
     }
 
-    fn backups(&self) -> Vec<(Timestamp, Mark, String)> {
+    fn backups(&self) -> Vec<Marked> {
         let marks = self.overview.backups.iter().filter(|backup| self.axis.has(started(backup))).map(|backup| {
             let (mark, word) = match backup.state {
                 ListedState::Whole => (Mark::Backup, "backup"),
@@ -211,12 +214,12 @@ impl Drawing<'_> {
         marks.collect()
     }
 
-    fn dumps(&self) -> Vec<(Timestamp, Mark, String)> {
+    fn dumps(&self) -> Vec<Marked> {
         let dumps = self.overview.dumps.iter().filter(|dump| self.axis.has(dump.started));
         dumps.map(|dump| (dump.started, Mark::Dump, titled("dump", dump.started, &dump_name(dump)))).collect()
     }
 
-    fn drills(&self) -> Vec<(Timestamp, Mark, String)> {
+    fn drills(&self) -> Vec<Marked> {
         let drills = self.overview.runs.iter().filter(|run| run.kind.is_drill() && self.axis.has(run.began));
         let mark = |run: &RunRecord| match run.stage {
             RunStage::Done => Mark::Passed,
