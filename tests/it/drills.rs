@@ -40,7 +40,8 @@ impl Ground {
     fn report(&self, call: &Call) -> (Value, Outcome) {
         let outcome = as_servers_user(call);
         let report = serde_json::from_str(&outcome.stdout).unwrap_or_else(|e| panic!("{e}: {outcome:?}"));
-        assert_eq!(self.left(), [PathBuf::new(); 0], "{outcome:?}");
+        let left = self.left();
+        assert!(left.is_empty(), "{left:?}: {outcome:?}");
         (report, outcome)
     }
 
@@ -290,6 +291,9 @@ fn at_work(directory: &Path) -> usize {
     links.filter(|at| at.starts_with(directory)).count()
 }
 
+/// Whether a drill in this directory has come to a moment.
+type Moment = Box<dyn Fn(&PathBuf) -> bool>;
+
 #[test]
 fn killed_at_any_moment_it_leaves_no_process_and_no_directory() {
     let repository = Repository::local();
@@ -303,7 +307,7 @@ fn killed_at_any_moment_it_leaves_no_process_and_no_directory() {
         move |home: &PathBuf| std::fs::read_to_string(home.join("server.log")).is_ok_and(|log| log.contains(text))
     };
     // The beginning, the fetch, the start, the recovery, the checks.
-    let moments: [Box<dyn Fn(&PathBuf) -> bool>; 5] = [
+    let moments: [Moment; 5] = [
         Box::new(|_| true),
         Box::new(data("base")),
         Box::new(data("postmaster.pid")),
