@@ -3,7 +3,7 @@
 //! The folders are the architecture; imports point only to the right (a test holds it):
 //!
 //! ```text
-//! main -> cli -> page -> command -> { disk, server, repo } -> { postgres, stream, storage }
+//! main -> cli -> serve -> page -> command -> { disk, server, repo } -> { postgres, stream, storage }
 //! ```
 //!
 //! Three promises settle every question of design: never lie (exit 0 means durable, or restored
@@ -15,6 +15,7 @@ pub mod disk;
 pub mod page;
 pub mod postgres;
 pub mod repo;
+pub mod serve;
 pub mod server;
 pub mod storage;
 pub mod stream;

@@ -5,7 +5,7 @@ use clap::CommandFactory;
 use super::args::{Cli, ConfigVerb};
 use super::run::{block_on, cannot_print};
 use super::sources::Sources;
-use super::{exit, output, settings};
+use super::{exit, output, serve_verb, settings};
 use crate::command::{Failure, bounds};
 
 /// `pgark config`
@@ -17,6 +17,7 @@ pub fn config(verb: &ConfigVerb, sources: &Sources) -> Result<u8, Failure> {
         ConfigVerb::Check => {
             let push = settings::push(sources)?;
             settings::conninfo(sources)?;
+            serve_verb::check(sources)?;
             // Files that hold secrets and certificates are read; the store is not asked.
             let opened = bounds::apart(move || async move { Ok(push.repository.open().await?) });
             block_on(bounds::bounded(opened, Some(push.deadline), None))?;

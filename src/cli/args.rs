@@ -15,6 +15,7 @@ use super::metrics_verb::MetricsArgs;
 use super::receive_verb::WalReceiveArgs;
 use super::report_verb::ReportArgs;
 use super::restore_args::RestoreArgs;
+use super::serve_verb::ServeArgs;
 use super::sources::FlagValue;
 use super::verify_verb::VerifyArgs;
 
@@ -160,6 +161,8 @@ pub enum Verb {
     DrillKeeper(DrillKeeperArgs),
     /// Delete what the policy under `[retention]` no longer wants and nothing needs
     Expire(ExpireArgs),
+    /// Run what is due, receive WAL, and answer over HTTP, until it is stopped
+    Serve(ServeArgs),
     /// Mark a backup or a dump as one that must stay
     Keep(KeepArgs),
     /// Take the mark of `keep` away
@@ -245,7 +248,7 @@ pub struct WalPrefetchArgs {
 }
 
 /// `basebackup`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct BasebackupArgs {
     /// Read over the replication protocol: from any host, without access to the files
     #[arg(long)]
@@ -338,6 +341,9 @@ impl Cli {
             flags.push(("backup.level", "--level", backup.level.clone()));
             flags.push(("backup.checkpoint", "--checkpoint", backup.checkpoint.clone()));
             flags.push(("backup.wal_wait", "--wal-wait", backup.wal_wait.clone()));
+        }
+        if let Verb::Serve(serve) = &self.verb {
+            flags.extend(serve.flag_values());
         }
         if let Verb::Dump(dump) = &self.verb {
             flags.extend(dump.flag_values());

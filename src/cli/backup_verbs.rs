@@ -23,20 +23,7 @@ use crate::repo::restore_target::{Request, Target};
 
 /// `pgark basebackup`
 pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> Result<u8, Failure> {
-    let wanted = Basebackup {
-        repository: settings::repository(sources)?,
-        source: source(args, sources)?,
-        conninfo: settings::conninfo(sources)?,
-        label: args.label.clone(),
-        jobs: settings::integer(sources, "backup.jobs")?,
-        level: settings::integer(sources, "backup.level")?,
-        fast: sources.get("backup.checkpoint") == Some("fast"),
-        keep: args.keep,
-        rate: args.rate.as_deref().map(rate).transpose()?,
-        archive_wait: settings::duration(sources, "backup.archive_wait")?,
-        wal_wait: settings::duration(sources, "backup.wal_wait")?,
-        retry: settings::duration(sources, "backup.retry")?,
-    };
+    let wanted = wanted(args, sources)?;
     let progress = Arc::new(Progress::default());
     let line = ProgressLine::show(Arc::clone(&progress), global.quiet);
     let noting = Noting::new(circumstances());
@@ -59,6 +46,24 @@ pub fn basebackup(args: &BasebackupArgs, global: &Global, sources: &Sources) -> 
         tracing::warn!("PostgreSQL: {warning}");
     }
     Ok(if report.damaged { exit::DAMAGED_PAGES } else { exit::SUCCESS })
+}
+
+/// The backup that these flags and settings ask for.
+pub(super) fn wanted(args: &BasebackupArgs, sources: &Sources) -> Result<Basebackup, Failure> {
+    Ok(Basebackup {
+        repository: settings::repository(sources)?,
+        source: source(args, sources)?,
+        conninfo: settings::conninfo(sources)?,
+        label: args.label.clone(),
+        jobs: settings::integer(sources, "backup.jobs")?,
+        level: settings::integer(sources, "backup.level")?,
+        fast: sources.get("backup.checkpoint") == Some("fast"),
+        keep: args.keep,
+        rate: args.rate.as_deref().map(rate).transpose()?,
+        archive_wait: settings::duration(sources, "backup.archive_wait")?,
+        wal_wait: settings::duration(sources, "backup.wal_wait")?,
+        retry: settings::duration(sources, "backup.retry")?,
+    })
 }
 
 /// So many lines of a broken disk are enough.

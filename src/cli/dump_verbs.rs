@@ -19,7 +19,7 @@ use crate::command::run_note::Noting;
 use crate::command::{Failure, FailureKind};
 
 /// `dump`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(
     after_help = "Examples:\n  sudo -u postgres pgark dump\n  pgark dump --database shop --label 'before the migration'\n  \
         pgark dump --database shop -- --exclude-table-data=log\n  \

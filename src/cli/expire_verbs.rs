@@ -82,13 +82,7 @@ const JOBS: usize = 16;
 
 /// `pgark expire`
 pub fn expire(args: &ExpireArgs, sources: &Sources) -> Result<u8, Failure> {
-    let wanted = Expire {
-        repository: settings::repository(sources)?,
-        policy: settings::retention(sources)?,
-        dry_run: args.dry_run,
-        force: args.force,
-        jobs: JOBS,
-    };
+    let wanted = Expire { dry_run: args.dry_run, force: args.force, ..wanted(sources)? };
     let interactive = !args.yes && !args.json && io::stdin().is_terminal();
     let mut shown = false;
     let agree = |report: &ExpireReport| {
@@ -110,6 +104,17 @@ pub fn expire(args: &ExpireArgs, sources: &Sources) -> Result<u8, Failure> {
         Some(failure) => Err(failure),
         None => Ok(exit::SUCCESS),
     }
+}
+
+/// What these settings let go.
+pub(super) fn wanted(sources: &Sources) -> Result<Expire, Failure> {
+    Ok(Expire {
+        repository: settings::repository(sources)?,
+        policy: settings::retention(sources)?,
+        dry_run: false,
+        force: false,
+        jobs: JOBS,
+    })
 }
 
 /// `pgark keep`

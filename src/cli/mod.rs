@@ -32,6 +32,7 @@ pub mod report_verb;
 mod restore_args;
 pub mod restore_command;
 pub mod run;
+pub mod serve_verb;
 pub mod settings;
 pub mod sources;
 pub mod values;

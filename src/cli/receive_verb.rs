@@ -62,18 +62,8 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// `pgark wal-receive`
 pub fn receive(args: &WalReceiveArgs, sources: &Sources) -> Result<u8, Failure> {
     let usage = |e: Malformed| Failure::new(FailureKind::Usage, format!("`--once-to`: {e}"));
-    let wanted = ReceiveSettings {
-        repository: settings::repository(sources)?,
-        conninfo: settings::conninfo(sources)?,
-        slot: sources.get("receive.slot").unwrap_or_default().to_owned(),
-        create_slot: settings::is_true(sources, "receive.create_slot"),
-        flush: settings::duration(sources, "receive.flush")?,
-        flush_bytes: settings::size(sources, "receive.flush_bytes")?,
-        synchronous: settings::is_true(sources, "receive.synchronous"),
-        once_to: args.once_to.as_deref().map(str::parse).transpose().map_err(usage)?,
-        level: settings::integer(sources, "wal.level")?,
-        stop_deadline: settings::duration(sources, "wal.stop_deadline")?,
-    };
+    let once_to = args.once_to.as_deref().map(str::parse).transpose().map_err(usage)?;
+    let wanted = ReceiveSettings { once_to, ..wanted(sources)? };
     let progress = ReceiveProgress::default();
     let received = block_on_many(async {
         let (button, stop) = StopButton::new();
@@ -94,6 +84,22 @@ pub fn receive(args: &WalReceiveArgs, sources: &Sources) -> Result<u8, Failure> 
     })?;
     output::print(&text(received, &progress.now())).map_err(cannot_print)?;
     Ok(exit::SUCCESS)
+}
+
+/// How these settings let WAL be received.
+pub(super) fn wanted(sources: &Sources) -> Result<ReceiveSettings, Failure> {
+    Ok(ReceiveSettings {
+        repository: settings::repository(sources)?,
+        conninfo: settings::conninfo(sources)?,
+        slot: sources.get("receive.slot").unwrap_or_default().to_owned(),
+        create_slot: settings::is_true(sources, "receive.create_slot"),
+        flush: settings::duration(sources, "receive.flush")?,
+        flush_bytes: settings::size(sources, "receive.flush_bytes")?,
+        synchronous: settings::is_true(sources, "receive.synchronous"),
+        once_to: None,
+        level: settings::integer(sources, "wal.level")?,
+        stop_deadline: settings::duration(sources, "wal.stop_deadline")?,
+    })
 }
 
 async fn log(progress: &ReceiveProgress) {

@@ -14,7 +14,7 @@ use super::logging::{self, LogFormat};
 use super::sources::Sources;
 use super::{
     about_verbs, alert_verb, backup_verbs, check_verb, drill_verb, dump_verbs, expire_verbs, init, look_verbs,
-    metrics_verb, output, prefetch_verb, receive_verb, report_verb, settings, verify_verb,
+    metrics_verb, output, prefetch_verb, receive_verb, report_verb, serve_verb, settings, verify_verb,
 };
 use crate::command::backfill::{self, Backfill};
 use crate::command::bounds;
@@ -74,6 +74,7 @@ fn verb_among(words: &[String]) -> Option<&str> {
         "report",
         "verify",
         "expire",
+        "serve",
         "keep",
         "unkeep",
         "delete",
@@ -180,6 +181,7 @@ fn with_settings(cli: Cli) -> u8 {
         Verb::Drill(args) => return drill_verb::drill(args, &cli.global, &sources, format),
         Verb::DrillKeeper(args) => drill_verb::keeper(args),
         Verb::Expire(args) => expire_verbs::expire(args, &sources),
+        Verb::Serve(_) => serve_verb::serve(&sources),
         Verb::Keep(args) => expire_verbs::keep(args, &sources),
         Verb::Unkeep(args) => expire_verbs::unkeep(args, &sources),
         Verb::Delete(args) => expire_verbs::delete(args, &sources),

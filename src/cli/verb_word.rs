@@ -22,6 +22,7 @@ impl Verb {
             Verb::Drill(_) => "drill",
             Verb::DrillKeeper(_) => "drill-keeper",
             Verb::Expire(_) => "expire",
+            Verb::Serve(_) => "serve",
             Verb::Keep(_) => "keep",
             Verb::Unkeep(_) => "unkeep",
             Verb::Delete(_) => "delete",

@@ -14,7 +14,7 @@ use crate::command::{Failure, FailureKind};
 use crate::repo::BackupId;
 
 /// `verify`
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:\n  pgark verify\n  pgark verify --sample 5%\n  pgark verify --wal-only --deep\n  \
     pgark verify 20261122T231805Z-0a1b2c3d --jobs 4\n\n\
     Exits 0 when no damage was found, 2 when something is damaged or missing, 3 when it could not be told.")]
@@ -58,7 +58,8 @@ pub fn verify(args: &VerifyArgs, sources: &Sources, format: LogFormat) -> u8 {
     })
 }
 
-fn wanted(args: &VerifyArgs, sources: &Sources) -> Result<Verify, Failure> {
+/// What these flags and settings ask for.
+pub(super) fn wanted(args: &VerifyArgs, sources: &Sources) -> Result<Verify, Failure> {
     let usage = |flag: &str, text: &str, like: &str| {
         Failure::new(FailureKind::Usage, format!("`{flag}`: `{text}` is not {like}"))
     };

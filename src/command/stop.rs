@@ -24,6 +24,11 @@ impl StopButton {
 }
 
 impl Stop {
+    /// Whether the button was pressed.
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until the button is pressed. Nothing is lost when this is dropped.
     pub async fn asked(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import besides itself.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("postgres", &[]),
     ("stream", &["postgres"]),
     ("disk", &["postgres", "stream"]),
@@ -13,7 +13,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("repo", &["postgres", "stream", "storage"]),
     ("command", &["postgres", "stream", "storage", "repo", "disk", "server"]),
     ("page", &["postgres", "repo", "command"]),
-    ("cli", &["postgres", "stream", "storage", "repo", "disk", "server", "command", "page"]),
+    ("cli", &["postgres", "stream", "storage", "repo", "disk", "server", "command", "page", "serve"]),
+    ("serve", &["postgres", "stream", "storage", "repo", "disk", "server", "command", "page"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

@@ -73,6 +73,8 @@ mod restore_syscalls;
 mod rotten_pages;
 mod run_notes;
 mod second_opinion;
+mod serve;
+mod serve_process;
 mod shutdown;
 mod streamed_servers;
 mod tails_on_standbys;

@@ -42,6 +42,11 @@ fn help_of_basebackup() {
 }
 
 #[test]
+fn help_of_serve() {
+    insta::assert_snapshot!(call(&["serve", "--help"]));
+}
+
+#[test]
 fn help_of_check_and_init() {
     insta::assert_snapshot!(format!("{}\n{}", call(&["check", "-h"]), call(&["init", "-h"])));
 }

@@ -1,0 +1,149 @@
+//! What is answered to a request: pure, but for what was seen before.
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::Pages;
+use super::health::Health;
+use super::http::Guard;
+use super::running::Shared;
+use crate::stream::Sha256;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Nothing from elsewhere, no script, in no frame: what is in a page came from file names and labels, too.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
+/// The answer to a request, of which the body is not read.
+pub(super) fn answer<B>(request: &Request<B>, guard: &Guard, pages: &Pages, shared: &Shared) -> Response<Full<Bytes>> {
+    let mut response = match refused(request, guard) {
+        Some(refusal) => refusal,
+        None => route(request, pages, shared),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn route<B>(request: &Request<B>, pages: &Pages, shared: &Shared) -> Response<Full<Bytes>> {
+    let overview = || shared.known().overview.clone();
+    let not_yet = || {
+        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "nothing was seen yet; see /healthz\n");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+        response
+    };
+    match request.uri().path() {
+        "/healthz" => {
+            let health = Health::of(shared);
+            let status = if health.alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let mut text = serde_json::to_string_pretty(&health).unwrap_or_default();
+            text.push('\n');
+            plain(status, JSON, text)
+        }
+        "/metrics" => overview().map_or_else(not_yet, |seen| plain(StatusCode::OK, METRICS, (pages.metrics)(&seen))),
+        "/" => {
+            let query = request.uri().query().unwrap_or_default();
+            overview().map_or_else(not_yet, |seen| plain(StatusCode::OK, HTML, (pages.page)(&seen, query)))
+        }
+        _ => plain(StatusCode::NOT_FOUND, TEXT, "there are /, /metrics and /healthz\n"),
+    }
+}
+
+fn refused<B>(request: &Request<B>, guard: &Guard) -> Option<Response<Full<Bytes>>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Some(response);
+    }
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    match guard {
+        Guard::Token(token) if header(AUTHORIZATION).is_some_and(|given| knows(given, token)) => None,
+        Guard::Token(_) => {
+            let mut response = plain(StatusCode::UNAUTHORIZED, TEXT, "the token is missing or wrong\n");
+            let wanted = HeaderValue::from_static("Basic realm=\"pgark\", charset=\"UTF-8\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, wanted);
+            Some(response)
+        }
+        // A name that somebody else lets point here would let their pages read ours.
+        Guard::ThisHost if !header(HOST).is_none_or(is_this_host) => {
+            Some(plain(StatusCode::MISDIRECTED_REQUEST, TEXT, "this is not the host of that name; ask for localhost\n"))
+        }
+        Guard::ThisHost | Guard::None => None,
+    }
+}
+
+/// `Bearer TOKEN`, or the token as the password of `Basic`, for browsers.
+fn knows(given: &str, token: &Sha256) -> bool {
+    let Some((scheme, rest)) = given.split_once(' ') else { return false };
+    let word = match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => rest.trim().as_bytes().to_vec(),
+        "basic" => {
+            use base64::Engine;
+            let decoded = base64::engine::general_purpose::STANDARD.decode(rest.trim()).unwrap_or_default();
+            let colon = decoded.iter().position(|byte| *byte == b':');
+            colon.map_or(Vec::new(), |colon| decoded[colon + 1..].to_vec())
+        }
+        _ => return false,
+    };
+    // Digests, and all of them: how long it takes says nothing about the token.
+    let different = Sha256::of(&word).0.iter().zip(&token.0).fold(0, |different, (a, b)| different | (a ^ b));
+    std::hint::black_box(different) == 0
+}
+
+/// `localhost` or an address, with or without a port.
+fn is_this_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
+}
+
+pub(super) fn plain(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_is_let_in() {
+        let token = Sha256::of(b"correct horse");
+        for given in ["Bearer correct horse", "bearer  correct horse ", "Basic Omo="] {
+            assert_eq!(knows(given, &token), given.to_lowercase().starts_with("bearer"), "{given}");
+        }
+        // anybody:correct horse
+        assert!(knows("Basic YW55Ym9keTpjb3JyZWN0IGhvcnNl", &token));
+        for given in ["", "Bearer", "Bearer ", "Bearer correct", "Digest correct horse", "Basic !!", "correct horse"] {
+            assert!(!knows(given, &token), "{given}");
+        }
+    }
+
+    #[test]
+    fn only_this_host_is_meant() {
+        for host in ["localhost", "LOCALHOST:7432", "127.0.0.1", "127.0.0.1:7432", "[::1]:7432", "[::1]"] {
+            assert!(is_this_host(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:7432", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            assert!(!is_this_host(host), "{host}");
+        }
+    }
+}
