@@ -39,7 +39,7 @@ impl TestClock {
     }
 
     pub fn advance(&self, length: SignedDuration) {
-        self.0.send_modify(|now| *now = *now + length);
+        self.0.send_modify(|now| *now += length);
     }
 }
 
