@@ -6,7 +6,7 @@ use super::sources::Sources;
 use super::{settings, values};
 use crate::command::alert::{About, AlertProgram, AlertSettings, Channel, Encryption, Mail, Sendmail, Smtp, Webhook};
 use crate::command::alert_rules::{AlertRules, Rule};
-use crate::command::{Circumstances, Failure, FailureKind};
+use crate::command::{Failure, FailureKind};
 use crate::repo::{AlertSeverity, Timing};
 use crate::storage::s3_credentials::Secret;
 
@@ -19,6 +19,7 @@ pub fn rules(sources: &Sources) -> Result<AlertRules, Failure> {
         backup_within: age("backup_within"),
         dump_within: age("dump_within"),
         drill_within: age("drill_within"),
+        late: age("late").ok_or_else(|| sources.complain("alerts.late", "is not an age"))?,
         run_within,
         clock_tolerance: settings::duration(sources, "alerts.clock_tolerance")?,
         quota_percent: settings::integer(sources, "alerts.quota_percent")?,
@@ -37,7 +38,7 @@ fn severity(sources: &Sources, rule: Rule) -> Option<AlertSeverity> {
 }
 
 /// How alerts are sent.
-pub fn alerts(sources: &Sources, circumstances: &Circumstances) -> Result<AlertSettings, Failure> {
+pub fn alerts(sources: &Sources, host: &str) -> Result<AlertSettings, Failure> {
     let duration = |name: &str| settings::duration(sources, &format!("alerts.{name}"));
     let state = settings::path(sources, "alerts.state").or_else(|| {
         let given = std::env::var_os("STATE_DIRECTORY")?;
@@ -54,14 +55,10 @@ pub fn alerts(sources: &Sources, circumstances: &Circumstances) -> Result<AlertS
             repeat: duration("repeat")?,
             repeat_most: duration("repeat_most")?,
         },
-        channels: channels(sources, &circumstances.writer.host)?,
+        channels: channels(sources, host)?,
         deadline: duration("deadline")?,
         state,
-        about: About {
-            cluster: text("cluster.name"),
-            repository: text("repo.url"),
-            host: circumstances.writer.host.clone(),
-        },
+        about: About { cluster: text("cluster.name"), repository: text("repo.url"), host: host.to_owned() },
     })
 }
 

@@ -31,7 +31,7 @@ pub struct AlertArgs {
 /// `pgark alert`
 pub fn alert(args: &AlertArgs, sources: &Sources) -> Result<u8, Failure> {
     let circumstances = circumstances();
-    let settings = alert_settings::alerts(sources, &circumstances)?;
+    let settings = alert_settings::alerts(sources, &circumstances.writer.host)?;
     alert_settings::some_channel(&settings)?;
     if args.test {
         let alarm = Alarm::new(settings);

@@ -155,7 +155,8 @@ fn wanted(args: &DrillArgs, kind: DrillKind, sources: &Sources) -> Result<Drill,
                 .with_hint("write it like '2026-11-22 14:05:00+01:00' or '2026-11-22T13:05:00Z'")
         })
     });
-    let assertions = match &args.sql {
+    let sql = args.sql.clone().or_else(|| settings::path(sources, "drill.sql"));
+    let assertions = match &sql {
         None => Vec::new(),
         Some(file) => {
             let text = std::fs::read_to_string(file)

@@ -222,6 +222,7 @@ pub const KEYS: &[Key] = &[
         Some("standard"),
         "Whether each row is looked up in each index, too: `deep`.",
     ),
+    key("drill", "sql", Kind::Path, None, "Statements that must hold in a restored server: docs/drill.md."),
     key("drill", "deadline", Kind::Duration, Some("24h"), "How long a drill may take."),
     key("drill", "sql_deadline", Kind::Duration, Some("5m"), "How long one assertion may take."),
     key(
@@ -284,6 +285,7 @@ pub const KEYS: &[Key] = &[
     key("alerts", "backup_within", Kind::Age, Some("26h"), "How old the newest backup may be, without a schedule."),
     key("alerts", "dump_within", Kind::Age, None, "The same of the newest dump."),
     key("alerts", "drill_within", Kind::Age, None, "The same of the newest drill that passed."),
+    key("alerts", "late", Kind::Age, Some("2h"), "How much later than its schedule a run may have ended."),
     key("alerts", "run_within", Kind::Age, Some("1d"), "How long a run may take; later it counts as killed."),
     key("alerts", "clock_tolerance", Kind::Duration, Some("1m"), "How much clocks may differ."),
     key("alerts", "quota_percent", Kind::Integer(1, 100), Some("80"), "Of `quota`, when the store fills."),

@@ -1,37 +1,27 @@
 //! `serve`: all settings at once, and the signals that stop it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use clap::Args;
-use jiff::tz::TimeZone;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::args::BasebackupArgs;
-use super::dump_verbs::DumpArgs;
 use super::run::{block_on_many, circumstances};
+use super::serve_page::{self, LivePage};
 use super::sources::Sources;
-use super::verify_verb::VerifyArgs;
-use super::{backup_verbs, dump_verbs, exit, expire_verbs, receive_verb, settings, values, verify_verb};
-use crate::command::basebackup::Basebackup;
+use super::{alert_settings, exit, receive_verb, serve_jobs, settings, timetable};
+use crate::command::alert::Alarm;
 use crate::command::clock::MachineClock;
-use crate::command::dump::Dump;
-use crate::command::expire::Expire;
-use crate::command::overview::Overview;
-use crate::command::progress::Progress;
-use crate::command::run_note::Noting;
 use crate::command::stop::StopButton;
-use crate::command::verify::Verify;
-use crate::command::{Failure, FailureKind, bounds, noted_verbs};
-use crate::page::{View, page};
-use crate::repo::{ClusterName, RunKind, Schedule, Writer, schedule};
+use crate::command::{Failure, FailureKind, bounds};
+use crate::repo::{ClusterName, Writer};
 use crate::serve::http::Listen;
 use crate::serve::notify::Notify;
-use crate::serve::{self, Entry, Job, Pages, Serve};
+use crate::serve::{self, Entry, Pages, Serve};
 use crate::storage::settings_file;
 
 /// `serve`
@@ -56,7 +46,8 @@ impl ServeArgs {
 
 /// `pgark serve`
 pub fn serve(sources: &Sources) -> Result<u8, Failure> {
-    let serve = Serve { notify: notify()?, ..build(sources, circumstances().writer)? };
+    let program = std::env::current_exe().map_err(|e| Failure::new(FailureKind::LocalIo, e.to_string()))?;
+    let serve = Serve { notify: notify()?, ..build(sources, circumstances().writer, &program)? };
     block_on_many(async {
         let (button, stop) = StopButton::new();
         let signal = async {
@@ -74,26 +65,25 @@ pub fn serve(sources: &Sources) -> Result<u8, Failure> {
     Ok(exit::SUCCESS)
 }
 
-/// A browser asks for the page again after so many seconds.
-const REFRESH: u32 = 60;
-
-/// Everything that is served by these settings, run by `writer`.
-pub fn build(sources: &Sources, writer: Writer) -> Result<Serve, Failure> {
+/// Everything that is served by these settings, run by `writer`. `program` is pgark.
+pub fn build(sources: &Sources, writer: Writer, program: &Path) -> Result<Serve, Failure> {
     let repository = settings::repository(sources)?;
     let receive = match settings::is_true(sources, "serve.receive") {
         true => Some(receive_verb::wanted(sources)?),
         false => None,
     };
-    let view = View { program: repository.call(), refresh_seconds: Some(REFRESH), ..View::default() };
+    let watched = settings::watched(sources, true)?;
+    let alarm = Alarm::new(alert_settings::alerts(sources, &writer.host)?);
+    let (told, metrics) = serve_page::alarm_and_metrics(alarm, repository.cluster.to_string(), watched.rules.clone());
     Ok(Serve {
-        timetable: timetable(sources, &repository.cluster)?,
+        timetable: timetable(sources, &repository.cluster, program)?,
         catch_up: settings::is_true(sources, "schedule.catch_up"),
         receive,
-        watched: settings::watched(sources, true)?,
+        watched,
         look: settings::duration(sources, "serve.look")?,
-        on_look: Vec::new(),
+        on_look: vec![told],
         http: listen(sources)?,
-        pages: Pages { page: Arc::new(move |overview, _| page(overview, &view)), metrics: Arc::new(metrics) },
+        pages: Pages { page: Arc::new(LivePage::new(repository.clone())), metrics },
         notify: Notify::default(),
         repository,
         writer,
@@ -102,89 +92,14 @@ pub fn build(sources: &Sources, writer: Writer) -> Result<Serve, Failure> {
 
 /// Looks at what only `serve` uses, for `config check`.
 pub fn check(sources: &Sources) -> Result<(), Failure> {
-    timetable(sources, &settings::repository(sources)?.cluster)?;
+    timetable(sources, &settings::repository(sources)?.cluster, Path::new("pgark"))?;
+    alert_settings::alerts(sources, "")?;
     listen(sources).map(drop)
 }
 
-fn timetable(sources: &Sources, cluster: &ClusterName) -> Result<Vec<Entry>, Failure> {
-    const ZONE: &str = "schedule.timezone";
-    let name = sources.get(ZONE).unwrap_or("UTC");
-    let zone = match name {
-        "UTC" => TimeZone::UTC,
-        name => TimeZone::get(name).map_err(|_| {
-            let failure = sources.complain(ZONE, "is no time zone that this machine knows");
-            failure.with_hint("write `Europe/Berlin` or `UTC`; the package `tzdata` has them")
-        })?,
-    };
-    let jitter = sources.get("schedule.jitter").and_then(values::delay).unwrap_or_default();
-    let mut timetable = Vec::new();
-    for kind in RunKind::ALL {
-        let path = format!("schedule.{}", kind.word().replace('-', "_"));
-        let Some(expression) = sources.get(&path) else { continue };
-        let schedule = Schedule::new(expression, zone.clone()).map_err(|why| sources.complain(&path, why))?;
-        let schedule = schedule.delayed(schedule::delay(cluster, kind, jitter));
-        let job = job(kind, sources)?;
-        let job = job.ok_or_else(|| sources.complain(&path, "cannot be run by this version"))?;
-        timetable.push(Entry { kind, schedule, job });
-    }
-    Ok(timetable)
-}
-
-/// How a kind is run.
-fn job(kind: RunKind, sources: &Sources) -> Result<Option<Arc<dyn Job>>, Failure> {
-    Ok(match kind {
-        RunKind::Basebackup => {
-            let remote = settings::pgdata(sources).is_none();
-            let args = BasebackupArgs { remote, ..BasebackupArgs::default() };
-            Some(Arc::new(TakeBackup(backup_verbs::wanted(&args, sources)?)))
-        }
-        RunKind::Dump => Some(Arc::new(TakeDump(dump_verbs::wanted(&DumpArgs::default(), sources)?))),
-        RunKind::Expire => Some(Arc::new(Expiry(expire_verbs::wanted(sources)?))),
-        RunKind::Verify => Some(Arc::new(Verification(verify_verb::wanted(&VerifyArgs::default(), sources)?))),
-        // Drills are plugged in here.
-        RunKind::DrillFull | RunKind::DrillPitr | RunKind::DrillDisaster | RunKind::DrillDump => None,
-    })
-}
-
-struct TakeBackup(Basebackup);
-struct TakeDump(Dump);
-struct Expiry(Expire);
-struct Verification(Verify);
-
-#[async_trait(?Send)]
-impl Job for TakeBackup {
-    async fn run(&self, noting: &Noting) -> Result<(), Failure> {
-        noted_verbs::basebackup(self.0.clone(), noting, Arc::new(Progress::default())).await.map(drop)
-    }
-}
-
-#[async_trait(?Send)]
-impl Job for TakeDump {
-    async fn run(&self, noting: &Noting) -> Result<(), Failure> {
-        noted_verbs::dump(self.0.clone(), noting, Arc::new(Progress::default())).await.map(drop)
-    }
-}
-
-#[async_trait(?Send)]
-impl Job for Expiry {
-    async fn run(&self, noting: &Noting) -> Result<(), Failure> {
-        let report = noted_verbs::expire(&self.0, noting, |_| true).await?;
-        report.failure().map_or(Ok(()), Err)
-    }
-}
-
-#[async_trait(?Send)]
-impl Job for Verification {
-    async fn run(&self, noting: &Noting) -> Result<(), Failure> {
-        let report = noted_verbs::verify(&self.0, noting).await?;
-        match report.findings.first() {
-            Some(finding) => {
-                let message = format!("`{}`: {}", finding.key, finding.message);
-                Err(Failure::new(FailureKind::Damaged, message).with_hint("see `pgark verify`"))
-            }
-            None => Ok(()),
-        }
-    }
+fn timetable(sources: &Sources, cluster: &ClusterName, program: &Path) -> Result<Vec<Entry>, Failure> {
+    let entry = |(kind, schedule)| Ok(Entry { kind, schedule, job: serve_jobs::job(kind, sources, program)? });
+    timetable::schedules(sources, cluster)?.into_iter().map(entry).collect()
 }
 
 fn listen(sources: &Sources) -> Result<Option<Listen>, Failure> {
@@ -243,9 +158,4 @@ fn notify() -> Result<Notify, Failure> {
         }),
         None => Ok(Notify::default()),
     }
-}
-
-/// Until there are more.
-fn metrics(_overview: &Overview) -> String {
-    "# TYPE pgark_up gauge\npgark_up 1\n# EOF\n".to_owned()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::alert_settings;
 use super::run::block_on;
 use super::sources::{Origin, Sources};
-use super::values;
+use super::{timetable, values};
 use crate::command::bounds;
 use crate::command::look_ahead::LookAheadSettings;
 use crate::command::overview::{Objectives, Watched};
@@ -123,7 +123,9 @@ pub fn watched(sources: &Sources, with_server: bool) -> Result<Watched, Failure>
         policy: retention(sources)?,
     };
     let quota = sources.get("repo.quota").and_then(values::size);
-    Ok(Watched { status, objectives: objectives(sources), quota, rules: alert_settings::rules(sources)? })
+    let schedules = timetable::schedules(sources, &status.repository.cluster)?;
+    let rules = alert_settings::rules(sources)?;
+    Ok(Watched { status, objectives: objectives(sources), quota, schedules, rules })
 }
 
 /// The data directory: the setting, else PGDATA.

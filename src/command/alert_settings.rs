@@ -165,6 +165,8 @@ pub struct AlertRules {
     pub dump_within: Option<Duration>,
     /// The same of drills that passed.
     pub drill_within: Option<Duration>,
+    /// How much later than its schedule a run may have ended.
+    pub late: Duration,
     /// How long a run may take; one that has no end by then was killed.
     pub run_within: Duration,
     /// How much clocks may differ.
@@ -184,6 +186,7 @@ impl Default for AlertRules {
             backup_within: Some(Duration::from_secs(26 * 3600)),
             dump_within: None,
             drill_within: None,
+            late: Duration::from_secs(2 * 3600),
             run_within: Duration::from_secs(24 * 3600),
             clock_tolerance: Duration::from_secs(60),
             quota_percent: 80,

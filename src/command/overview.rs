@@ -14,7 +14,7 @@ use super::status::{self, ServerStatus, Status, StatusReport};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::dumps::StoredDump;
 use crate::repo::run_record::{RunName, latest_stages};
-use crate::repo::{Alert, DumpSummary, RepoError, Repository, RunRecord, RunStage};
+use crate::repo::{Alert, DumpSummary, Expected, RepoError, Repository, RunKind, RunRecord, RunStage, Schedule};
 use crate::storage::Head;
 
 /// What to gather.
@@ -26,8 +26,21 @@ pub struct Watched {
     pub objectives: Objectives,
     /// Bytes that the repository may hold.
     pub quota: Option<u64>,
+    /// When runs are due.
+    pub schedules: Vec<(RunKind, Schedule)>,
     /// What somebody must be told of.
     pub rules: AlertRules,
+}
+
+impl Watched {
+    /// The rules, with what is due by now.
+    pub fn rules_at(&self, now: Timestamp) -> AlertRules {
+        let tolerance = self.rules.late;
+        let due = |(kind, schedule): &(RunKind, Schedule)| {
+            Some(Expected { kind: *kind, due: schedule.last_due(now)?, tolerance })
+        };
+        AlertRules { expected: self.schedules.iter().filter_map(due).collect(), ..self.rules.clone() }
+    }
 }
 
 /// What was promised to those whose data it is.
@@ -113,7 +126,7 @@ async fn gather(watched: &Watched, circumstances: &Circumstances) -> Result<Over
         clocks,
         alerts: Vec::new(),
     };
-    overview.alerts = alert_rules::judge(&overview, &watched.rules);
+    overview.alerts = alert_rules::judge(&overview, &watched.rules_at(circumstances.now));
     Ok(overview)
 }
 

@@ -1,5 +1,7 @@
 //! What is answered to a request: pure, but for what was seen before.
 
+use std::sync::{Arc, LazyLock};
+
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
@@ -7,11 +9,14 @@ use hyper::header::{
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
 
 use super::Pages;
 use super::health::Health;
 use super::http::Guard;
 use super::running::Shared;
+use crate::command::overview::Overview;
+use crate::page;
 use crate::stream::Sha256;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -20,17 +25,24 @@ const JSON: &str = "application/json";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Nothing from elsewhere, no script, in no frame: what is in a page came from file names and labels, too.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; \
-                      frame-ancestors 'none'";
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let policy = format!("{}; frame-ancestors 'none'", *page::CONTENT_SECURITY_POLICY);
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
+});
 
 /// The answer to a request, of which the body is not read.
-pub(super) fn answer<B>(request: &Request<B>, guard: &Guard, pages: &Pages, shared: &Shared) -> Response<Full<Bytes>> {
+pub(super) async fn answer<B>(
+    request: &Request<B>,
+    guard: &Guard,
+    pages: &Pages,
+    shared: &Shared,
+) -> Response<Full<Bytes>> {
     let mut response = match refused(request, guard) {
         Some(refusal) => refusal,
-        None => route(request, pages, shared),
+        None => route(request, pages, shared).await,
     };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -38,8 +50,7 @@ pub(super) fn answer<B>(request: &Request<B>, guard: &Guard, pages: &Pages, shar
     response
 }
 
-fn route<B>(request: &Request<B>, pages: &Pages, shared: &Shared) -> Response<Full<Bytes>> {
-    let overview = || shared.known().overview.clone();
+async fn route<B>(request: &Request<B>, pages: &Pages, shared: &Shared) -> Response<Full<Bytes>> {
     let not_yet = || {
         let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "nothing was seen yet; see /healthz\n");
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
@@ -53,13 +64,27 @@ fn route<B>(request: &Request<B>, pages: &Pages, shared: &Shared) -> Response<Fu
             text.push('\n');
             plain(status, JSON, text)
         }
-        "/metrics" => overview().map_or_else(not_yet, |seen| plain(StatusCode::OK, METRICS, (pages.metrics)(&seen))),
+        "/metrics" => {
+            let (seen, looked, failed) = newest(shared);
+            match (looked, failed) {
+                (None, _) => not_yet(),
+                (Some(at), true) => plain(StatusCode::OK, METRICS, (pages.metrics)(None, at)),
+                (Some(at), false) => plain(StatusCode::OK, METRICS, (pages.metrics)(seen.as_deref(), at)),
+            }
+        }
         "/" => {
             let query = request.uri().query().unwrap_or_default();
-            overview().map_or_else(not_yet, |seen| plain(StatusCode::OK, HTML, (pages.page)(&seen, query)))
+            let Some(seen) = newest(shared).0 else { return not_yet() };
+            plain(StatusCode::OK, HTML, pages.page.page(seen, query).await)
         }
         _ => plain(StatusCode::NOT_FOUND, TEXT, "there are /, /metrics and /healthz\n"),
     }
+}
+
+/// What was seen last, when it was looked last, and whether that look failed.
+fn newest(shared: &Shared) -> (Option<Arc<Overview>>, Option<Timestamp>, bool) {
+    let known = shared.known();
+    (known.overview.clone(), known.looked, known.trouble.is_some())
 }
 
 fn refused<B>(request: &Request<B>, guard: &Guard) -> Option<Response<Full<Bytes>>> {

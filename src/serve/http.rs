@@ -147,9 +147,8 @@ impl Listener {
     }
 
     async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
-        let service = service_fn(|request| {
-            let response = answer(&request, &self.listen.guard, &self.pages, shared);
-            async move { Ok::<_, Infallible>(response) }
+        let service = service_fn(async |request| {
+            Ok::<_, Infallible>(answer(&request, &self.listen.guard, &self.pages, shared).await)
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(BUFFER);

@@ -86,16 +86,21 @@ pub trait OnLook: Send {
     async fn look(&mut self, seen: Result<&mut Overview, &Failure>, now: Timestamp);
 }
 
-/// Makes the page, from what was seen and the query.
-pub type PageMaker = dyn Fn(&Overview, &str) -> String + Send + Sync;
-/// Makes the metrics.
-pub type MetricsMaker = dyn Fn(&Overview) -> String + Send + Sync;
+/// Makes the page. It may look into the repository for what is asked, and must come to an end by itself.
+#[async_trait]
+pub trait PageMaker: Send + Sync {
+    /// HTML, from what was seen and the query, as the browser sent it.
+    async fn page(&self, overview: Arc<Overview>, query: &str) -> String;
+}
 
-/// What is shown over HTTP. Called for each request, so they only write down what was seen before.
+/// Makes the metrics of what was seen; `None`: the look at that time failed. Called for each request.
+pub type MetricsMaker = dyn Fn(Option<&Overview>, Timestamp) -> String + Send + Sync;
+
+/// What is shown over HTTP.
 #[derive(Clone)]
 pub struct Pages {
-    /// `/`: HTML; the second word is the query, as the browser sent it.
-    pub page: Arc<PageMaker>,
+    /// `/`
+    pub page: Arc<dyn PageMaker>,
     /// `/metrics`: OpenMetrics.
     pub metrics: Arc<MetricsMaker>,
 }

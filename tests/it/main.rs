@@ -74,6 +74,7 @@ mod rotten_pages;
 mod run_notes;
 mod second_opinion;
 mod serve;
+mod serve_day;
 mod serve_process;
 mod shutdown;
 mod streamed_servers;

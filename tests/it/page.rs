@@ -120,7 +120,13 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 async fn overview_of(repository: &Repository) -> Overview {
     let policy = Policy::NONE;
     let status = Status { repository: settings(repository), conninfo: None, slot: "pgark".to_owned(), policy };
-    let watched = Watched { status, objectives: Objectives::default(), quota: None, rules: AlertRules::default() };
+    let watched = Watched {
+        status,
+        objectives: Objectives::default(),
+        quota: None,
+        schedules: vec![],
+        rules: AlertRules::default(),
+    };
     let writer = Writer { host: "test".to_owned(), pid: 1, version: "0" };
     overview::run(&watched, &Circumstances { now: Timestamp::now(), writer }).await.unwrap()
 }

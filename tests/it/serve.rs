@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::data_dir::FakeCluster;
 use crate::pitr::archiving;
 use crate::postgres::{Cluster, Installation, StopMode, happens_within};
+use crate::program::binary;
 use crate::repository::Repository;
 use crate::run_notes::runs;
 
@@ -79,7 +80,7 @@ pub fn built(settings: &str, host: &str) -> Serve {
     std::fs::write(file.path(), settings).unwrap();
     let sources = Sources::read(vec![], std::iter::empty(), Some(file.path())).unwrap();
     let pid = host.bytes().fold(1, |sum, byte| sum + u32::from(byte));
-    serve_verb::build(&sources, Writer { host: host.to_owned(), pid, version: "test" }).unwrap()
+    serve_verb::build(&sources, Writer { host: host.to_owned(), pid, version: "test" }, binary()).unwrap()
 }
 
 /// Somebody who serves in this process.

@@ -24,7 +24,7 @@ use crate::serve::{wait, with_a_segment};
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// A port that nobody has.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -50,15 +50,15 @@ fn exchange(port: u16, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn get(port: u16, path: &str, more: &str) -> String {
+pub fn get(port: u16, path: &str, more: &str) -> String {
     exchange(port, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n"))
 }
 
-fn code(answer: &str) -> &str {
+pub fn code(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
-fn body(answer: &str) -> &str {
+pub fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default()
 }
 
