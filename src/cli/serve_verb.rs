@@ -93,7 +93,7 @@ pub fn build(sources: &Sources, writer: Writer, program: &Path) -> Result<Serve,
 /// Looks at what only `serve` uses, for `config check`.
 pub fn check(sources: &Sources) -> Result<(), Failure> {
     timetable(sources, &settings::repository(sources)?.cluster, Path::new("pgark"))?;
-    alert_settings::alerts(sources, "")?;
+    alert_settings::alerts(sources, &circumstances().writer.host)?;
     listen(sources).map(drop)
 }
 

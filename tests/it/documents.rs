@@ -129,6 +129,18 @@ fn every_settings_file_can_be_read() {
     assert!(seen >= 3, "only {seen} files were found");
 }
 
+/// The example of a whole strategy is one: all that the handbook asks for is due at some time, and nothing is misspelt.
+#[test]
+fn the_handbook_is_a_configuration() {
+    let file = root().join("docs/examples/handbook.toml").display().to_string();
+    Call::new(["config", "check", "--config", &file]).without("PGARK_CONFIG").run().code(0);
+    let shown = Call::new(["config", "show", "--config", &file]).without("PGARK_CONFIG").run().code(0).stdout;
+    for key in ["basebackup", "dump", "expire", "verify", "drill_full", "drill_pitr", "drill_disaster"] {
+        let set = format!("schedule.{key} = ");
+        assert!(shown.lines().any(|line| line.starts_with(&set)), "{key}: {shown}");
+    }
+}
+
 #[test]
 fn links_lead_somewhere() {
     for page in pages() {
