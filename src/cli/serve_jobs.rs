@@ -135,6 +135,10 @@ impl Job for DrillProcess {
         let mut command = Command::new(&self.program);
         command.args(["--quiet", "drill"]).args(self.words).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        // It must not speak to systemd in our name.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         let cannot = |what: &str, e: std::io::Error| {
             Failure::new(FailureKind::LocalIo, format!("`{}` cannot be {what}: {e}", self.program.display()))
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Mutex as Turn;
+use tokio::time::timeout;
 
 use crate::command::alert::Alarm;
 use crate::command::alert_rules::AlertRules;
@@ -14,7 +15,7 @@ use crate::command::checklist::{self, Point};
 use crate::command::metrics::{blind_text, metrics_text};
 use crate::command::overview::Overview;
 use crate::command::ways::{self, Moment, Way};
-use crate::command::{Failure, RepositorySettings};
+use crate::command::{Failure, FailureKind, RepositorySettings};
 use crate::page::{View, asked, page};
 use crate::serve::{MetricsMaker, OnLook, PageMaker};
 
@@ -22,6 +23,11 @@ use crate::serve::{MetricsMaker, OnLook, PageMaker};
 const REFRESH: u32 = 60;
 /// Who asks for a page does not wait longer for the ways back.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Who asks does not wait longer for others that ask.
+const TURN: Duration = Duration::from_secs(5);
+/// So many moments are answered between two looks: each costs the store requests.
+const MOMENTS: usize = 30;
 
 /// The page. The ways back are found when somebody asks for it, once for each look at the repository.
 pub struct LivePage {
@@ -35,6 +41,7 @@ struct Found {
     at: Timestamp,
     ways: Vec<Way>,
     checklist: Vec<Point>,
+    asked: Vec<(Timestamp, Vec<Way>)>,
 }
 
 impl LivePage {
@@ -43,52 +50,63 @@ impl LivePage {
         LivePage { repository, found: Turn::new(None) }
     }
 
-    async fn found(&self, overview: &Arc<Overview>) -> Result<Found, Failure> {
-        let mut found = self.found.lock().await;
-        if let Some(found) = found.as_ref().filter(|found| found.at == overview.at) {
-            return Ok(found.clone());
+    /// What belongs to this look, with the ways to a moment. One at a time: each reads in the repository.
+    async fn found(&self, overview: &Arc<Overview>, at: Option<Timestamp>) -> Result<Found, Failure> {
+        let busy = || Failure::new(FailureKind::Unavailable, "others ask just now");
+        let mut kept = timeout(TURN, self.found.lock()).await.map_err(|_| busy())?;
+        if kept.as_ref().is_none_or(|found| found.at != overview.at) {
+            // What fails now is not tried again before the next look.
+            *kept = Some(Found { at: overview.at, ways: Vec::new(), checklist: Vec::new(), asked: Vec::new() });
+            *kept = Some(self.find(Arc::clone(overview)).await?);
         }
-        let (repository, overview) = (self.repository.clone(), Arc::clone(overview));
+        let Some(found) = kept.as_mut() else { return Err(busy()) };
+        if let Some(at) = at.filter(|at| found.asked.iter().all(|(known, _)| known != at)) {
+            if found.asked.len() >= MOMENTS {
+                return Err(Failure::new(FailureKind::Unavailable, "too much was asked since the last look"));
+            }
+            found.asked.push((at, Vec::new()));
+            let repository = self.repository.clone();
+            let finding = apart(move || async move { ways::run(&repository, &[Moment::Time { at }]).await });
+            let ways = bounded(finding, Some(PATIENCE), None).await?;
+            found.asked.pop();
+            found.asked.push((at, ways));
+        }
+        Ok(found.clone())
+    }
+
+    async fn find(&self, overview: Arc<Overview>) -> Result<Found, Failure> {
+        let repository = self.repository.clone();
         let finding = apart(move || async move {
             let ways = ways::run(&repository, &ways::moments(&overview)).await?;
             let checklist = checklist::run(&repository, &overview).await?;
-            Ok(Found { at: overview.at, ways, checklist })
+            Ok(Found { at: overview.at, ways, checklist, asked: Vec::new() })
         });
-        Ok(found.insert(bounded(finding, Some(PATIENCE), None).await?).clone())
-    }
-
-    /// One at a time: each reads in the repository.
-    async fn ways_to(&self, at: Timestamp) -> Result<Vec<Way>, Failure> {
-        let _turn = self.found.lock().await;
-        let repository = self.repository.clone();
-        let finding = apart(move || async move { ways::run(&repository, &[Moment::Time { at }]).await });
         bounded(finding, Some(PATIENCE), None).await
     }
 }
 
 #[async_trait]
 impl PageMaker for LivePage {
-    async fn page(&self, overview: Arc<Overview>, query: &str) -> String {
+    async fn page(&self, overview: Arc<Overview>, trouble: Option<String>, query: &str) -> String {
+        let asked = asked(query);
+        let at = asked.as_ref().and_then(|asked| asked.as_ref().ok()).copied();
         let mut view = View {
             program: self.repository.call(),
             form: true,
-            asked: asked(query),
-            refresh_seconds: Some(REFRESH),
+            // Who reads an answer does not want it to go.
+            refresh_seconds: asked.is_none().then_some(REFRESH),
+            asked,
+            trouble,
             ..View::default()
         };
-        match self.found(&overview).await {
-            Ok(found) => (view.ways, view.checklist) = (found.ways, found.checklist),
-            Err(failure) => tracing::warn!("the page has no ways back: {failure}"),
-        }
-        if let Some(Ok(at)) = view.asked {
-            match self.ways_to(at).await {
-                Ok(ways) => view.ways.extend(ways),
-                Err(failure) => view.asked = Some(Err(format!("this cannot be told now: {failure}"))),
+        match self.found(&overview, at).await {
+            Ok(found) => {
+                (view.ways, view.checklist) = (found.ways, found.checklist);
+                let answer = found.asked.into_iter().find(|(known, _)| Some(*known) == at);
+                view.ways.extend(answer.into_iter().flat_map(|(_, ways)| ways));
             }
-        }
-        // Who reads an answer does not want it to go.
-        if view.asked.is_some() {
-            view.refresh_seconds = None;
+            Err(failure) if at.is_some() => view.asked = Some(Err(format!("this cannot be told now: {failure}"))),
+            Err(failure) => tracing::warn!("the page has no ways back: {failure}"),
         }
         page(&overview, &view)
     }

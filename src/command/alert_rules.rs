@@ -296,8 +296,8 @@ mod tests {
             (RunKind::Verify, "run-missing verify"),
             (RunKind::DrillDisaster, "drill-overdue drill-disaster"),
         ] {
-            boundary(name, "by the schedule, 2h 1s ago, and is not there", |overview, rules, over| {
-                let due = 2 * HOUR + i64::from(over);
+            boundary(name, "by the schedule, 2h ago, and is not there", |overview, rules, over| {
+                let due = 2 * HOUR - 1 + i64::from(over);
                 rules.expected = vec![Expected { due: ago(due), ..expected(kind, 0, 2) }];
                 rules.drill_within = kind.word().starts_with("drill").then_some(hours(1));
                 overview.runs.retain(|run| run.kind != kind);
@@ -312,6 +312,28 @@ mod tests {
             assert_eq!(names(|_, rules| rules.expected = vec![expected(RunKind::Basebackup, due, 0)]), [""; 0]);
         }
         assert_eq!(names(|_, rules| rules.expected = vec![expected(RunKind::Basebackup, 3599, 0)]), ["backup-missing"]);
+    }
+
+    /// The next due time does not end an alert, and one that comes more often than runs may be late does not keep it away.
+    #[test]
+    fn what_is_missing_is_missing_until_it_is_there() {
+        for (expression, first) in [("30 0 * * *", 26), ("0 * * * *", 3), ("*/10 * * * *", 3)] {
+            let schedule = crate::repo::Schedule::new(expression, jiff::tz::TimeZone::UTC).unwrap();
+            let schedules = [(RunKind::Dump, schedule)];
+            let mut stood = 0;
+            for minutes in (0..72 * 60).step_by(10) {
+                let stands = names(|overview, rules| {
+                    overview.at = ago(0) + SignedDuration::from_mins(minutes);
+                    overview.dumps = vec![super::super::overview_sample::dump(ago(0))];
+                    *rules = rules.expecting(&schedules, overview.at);
+                });
+                let missing = stands.contains(&"dump-missing".to_owned());
+                assert!(missing || stood == 0, "{expression}: over after {minutes} min");
+                assert!(missing || minutes < first * 60, "{expression}: silent after {minutes} min");
+                stood += i32::from(missing);
+            }
+            assert!(stood > 0);
+        }
     }
 
     #[test]

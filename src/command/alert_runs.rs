@@ -56,7 +56,7 @@ fn not_by_schedule(overview: &Overview, expected: Expected, alerts: &mut Alerts<
     let late = age(expected.due, overview.at);
     // A backup says when it began by the server's clock.
     let began_by_then = |began| expected.due.duration_since(began) <= clock_tolerance(alerts);
-    if late <= expected.tolerance || newest.is_some_and(|(began, _)| began_by_then(began)) {
+    if late < expected.tolerance || newest.is_some_and(|(began, _)| began_by_then(began)) {
         return;
     }
     let message = format!(

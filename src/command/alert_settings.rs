@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::repo::{AlertSeverity, Expected};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::repo::{AlertSeverity, Expected, RunKind, Schedule};
 
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,6 +199,17 @@ impl Default for AlertRules {
 }
 
 impl AlertRules {
+    /// The rules, with what must be there at a time, by schedules.
+    pub fn expecting(&self, schedules: &[(RunKind, Schedule)], now: Timestamp) -> AlertRules {
+        let tolerance = self.late;
+        // What was due since then may still be at work.
+        let late = SignedDuration::try_from(tolerance).ok().and_then(|late| now.checked_sub(late).ok());
+        let due = |(kind, schedule): &(RunKind, Schedule)| {
+            Some(Expected { kind: *kind, due: schedule.last_due(late?)?, tolerance })
+        };
+        AlertRules { expected: schedules.iter().filter_map(due).collect(), ..self.clone() }
+    }
+
     /// How bad it is; `None`: nobody wants to know.
     pub fn severity(&self, rule: Rule) -> Option<AlertSeverity> {
         self.severities.get(&rule).copied().unwrap_or(rule.severity())

@@ -16,7 +16,7 @@ use super::dump_restore::{self, DumpRestore, IntoServer, RestoreTo};
 use super::failure::{Failure, FailureKind};
 use super::progress::Progress;
 use crate::repo::DumpSummary;
-use crate::repo::dumps::DumpState;
+use crate::repo::dumps::{DumpState, StoredDump};
 use crate::server::scratch::{ScratchServer, ScratchSettings};
 
 /// The role that makes a fresh cluster.
@@ -26,11 +26,18 @@ const COUNTING: Duration = Duration::from_secs(3600);
 /// Tables that are named.
 const NAMED: usize = 3;
 
-/// The newest dump, whatever becomes of it.
+/// The newest dump that has databases, all of them, and the roles that they need; else the newest that has databases.
 pub(super) async fn newest(drill: &Drill) -> Result<Option<DumpSummary>, Failure> {
     let repository = drill.repository.open().await?;
     let dumps = repository.stored_dumps().await?;
-    match dumps.iter().rev().find(|dump| dump.state != DumpState::Unfinished) {
+    // A damaged one may have been any.
+    let fits = |dump: &StoredDump, fits: &dyn Fn(&DumpSummary) -> bool| match dump.summary() {
+        Some(summary) => fits(summary),
+        None => dump.state != DumpState::Unfinished,
+    };
+    let newest = |wanted: &dyn Fn(&DumpSummary) -> bool| dumps.iter().rev().find(|dump| fits(dump, wanted));
+    let entire = newest(&|dump| !dump.databases.is_empty() && dump.globals && !dump.partial);
+    match entire.or_else(|| newest(&|dump| !dump.databases.is_empty() && !dump.partial)) {
         Some(dump) => match (&dump.state, dump.summary()) {
             (DumpState::Damaged(why, _), _) => {
                 let message = format!("the newest dump `{}` cannot be restored: {why}", dump.id());

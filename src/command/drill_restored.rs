@@ -1,5 +1,6 @@
 //! The trial itself: the promise, the plan, the restore, the recovery, and what is asked of the server that comes up.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -121,7 +122,12 @@ async fn plan(drill: &Drill, journal: &Journal, request: &Request) -> Result<(Re
 fn settings(drill: &Drill, home: &Path, plan: &RestorePlan) -> Result<ScratchSettings, Reason> {
     let programs = programs_of(drill, plan.backup.postgres_major)?;
     let limits = plan.backup.settings.limits().into_iter().map(|(name, was, default)| (name, was.max(default)));
-    Ok(ScratchSettings { home: home.to_owned(), programs, preload: drill.preload.clone(), limits: limits.collect() })
+    let mut limits: BTreeMap<&'static str, u32> = limits.collect();
+    // In MB. PostgreSQL wants room for two segments.
+    let two_segments = u32::try_from(plan.backup.segment_size >> 19).unwrap_or(u32::MAX);
+    limits.insert("min_wal_size", two_segments.max(80));
+    limits.insert("max_wal_size", two_segments.max(1024));
+    Ok(ScratchSettings { home: home.to_owned(), programs, preload: drill.preload.clone(), limits })
 }
 
 /// Where the programs of this version are.

@@ -24,7 +24,7 @@ pub(super) async fn refuse(
         let indexes = repository.read_indexes(generation, some).await.map_err(Failure::from)?;
         for (segment, index) in &indexes {
             let why = match index {
-                Some(index) if index.tablespaces.is_empty() && index.complete => continue,
+                Some(index) if index.tablespaces.is_empty() && index.complete && !index.cut => continue,
                 Some(index) => match index.tablespaces.first() {
                     Some(new) => format!("segment `{segment}` makes a tablespace at `{}`", new.location),
                     None => format!("segment `{segment}` does not tell whether it makes a tablespace"),

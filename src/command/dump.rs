@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
@@ -140,6 +140,9 @@ async fn take(
 ) -> Result<DumpReport, Failure> {
     let session = Session::connect(&dump.conninfo).await.map_err(crate::server::ServerError::from)?;
     let source = session.dump_source().await?;
+    // It would only stand idle, which servers and what lies between do not bear for long.
+    drop(session);
+    let begun_at = Instant::now();
     let contents = contents(dump, &source)?;
     let find = |program| programs::find(program, source.ident.major, dump.programs.as_deref(), &dump.path);
     let [pg_dump, pg_dumpall] = [find("pg_dump")?, find("pg_dumpall")?];
@@ -178,7 +181,8 @@ async fn take(
             label: dump.label.clone(),
             from_standby: source.in_recovery,
             started: source.now,
-            stopped: session.clock().await?,
+            stopped: source.now + begun_at.elapsed(),
+            partial: !dump.arguments.is_empty(),
             databases: Vec::new(),
             globals: false,
             files: 0,

@@ -273,7 +273,9 @@ fn server(metrics: &mut Collected, overview: &Overview) {
 
 fn alerts(metrics: &mut Collected, overview: &Overview, rules: &AlertRules) {
     // Rules that are silent are there, too, so that nobody waits for a series that does not exist.
-    let silent = Rule::ALL.into_iter().filter_map(|rule| {
+    // What is almost full is told by the name of what fills.
+    let rules_of_names = Rule::ALL.into_iter().filter(|rule| *rule != Rule::QuotaFull);
+    let silent = rules_of_names.filter_map(|rule| {
         let severity =
             rules.severity(rule).filter(|_| overview.alerts.iter().all(|alert| alert.rule != rule.word()))?;
         Some((alert_labels(rule.word(), "", &severity.to_string()), 0.0))

@@ -14,7 +14,7 @@ use super::status::{self, ServerStatus, Status, StatusReport};
 use super::{Circumstances, RepositorySettings};
 use crate::repo::dumps::StoredDump;
 use crate::repo::run_record::{RunName, latest_stages};
-use crate::repo::{Alert, DumpSummary, Expected, RepoError, Repository, RunKind, RunRecord, RunStage, Schedule};
+use crate::repo::{Alert, DumpSummary, RepoError, Repository, RunKind, RunRecord, RunStage, Schedule};
 use crate::storage::Head;
 
 /// What to gather.
@@ -30,17 +30,6 @@ pub struct Watched {
     pub schedules: Vec<(RunKind, Schedule)>,
     /// What somebody must be told of.
     pub rules: AlertRules,
-}
-
-impl Watched {
-    /// The rules, with what is due by now.
-    pub fn rules_at(&self, now: Timestamp) -> AlertRules {
-        let tolerance = self.rules.late;
-        let due = |(kind, schedule): &(RunKind, Schedule)| {
-            Some(Expected { kind: *kind, due: schedule.last_due(now)?, tolerance })
-        };
-        AlertRules { expected: self.schedules.iter().filter_map(due).collect(), ..self.rules.clone() }
-    }
 }
 
 /// What was promised to those whose data it is.
@@ -126,15 +115,28 @@ async fn gather(watched: &Watched, circumstances: &Circumstances) -> Result<Over
         clocks,
         alerts: Vec::new(),
     };
-    overview.alerts = alert_rules::judge(&overview, &watched.rules_at(circumstances.now));
+    overview.alerts = alert_rules::judge(&overview, &watched.rules.expecting(&watched.schedules, circumstances.now));
     Ok(overview)
 }
 
 async fn newest_runs(repository: &Repository) -> Result<(Vec<RunName>, Vec<RunRecord>), RepoError> {
     let names = repository.run_names().await?;
-    let latest = latest_stages(&names);
-    let runs = repository.read_runs(&latest[latest.len().saturating_sub(RUNS)..]).await?;
+    let runs = repository.read_runs(&worth_reading(&latest_stages(&names))).await?;
     Ok((names, runs))
+}
+
+/// The newest runs, and of each kind the newest, the newest that ended, and the newest that did what it promises, however old.
+fn worth_reading(latest: &[RunName]) -> Vec<RunName> {
+    let mut worth: Vec<RunName> = latest[latest.len().saturating_sub(RUNS)..].to_vec();
+    for kind in RunKind::ALL {
+        let newest = |fits: fn(RunStage) -> bool| latest.iter().rev().find(|run| run.kind == kind && fits(run.stage));
+        let ended = newest(|stage| stage != RunStage::Begun);
+        let done = newest(|stage| matches!(stage, RunStage::Done | RunStage::Warned));
+        worth.extend([newest(|_| true), ended, done].into_iter().flatten());
+    }
+    worth.sort_unstable();
+    worth.dedup();
+    worth
 }
 
 /// A difference that was seen longer ago may be none any more.

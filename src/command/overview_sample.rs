@@ -78,6 +78,7 @@ pub(super) fn dump(stopped: Timestamp) -> DumpSummary {
         program: "pg_dump (PostgreSQL) 15.20".into(),
         label: String::new(),
         from_standby: false,
+        partial: false,
         started: stopped - SignedDuration::from_secs(60),
         stopped,
         databases: vec!["app".into()],

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::verdict::{Mood, badge};
-use super::words::{message, said};
+use super::words::{message, moment, said};
 use crate::command::check::{Finding, Level};
 use crate::command::overview::Overview;
 use crate::repo::{Alert, AlertSeverity};
@@ -28,6 +28,19 @@ pub(super) fn section(overview: &Overview) -> Markup {
                     (one(finding_mood(finding), word(finding.level), finding.check, (&finding.message, hint)))
                 }
             }
+        }
+    }
+}
+
+/// What is shown is old.
+pub(super) fn blind(overview: &Overview, trouble: &str) -> Markup {
+    let text = format!(
+        "This page shows what was seen at {}. Since then the repository cannot be looked at: {trouble}",
+        moment(overview.at)
+    );
+    html! {
+        section #blind aria-label="No newer look" {
+            ul.alerts { (one(Mood::Bad, "critical", "old", (&text, None))) }
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct View {
     pub asked: Option<Result<Timestamp, String>>,
     /// The newest drill's checklist, if its report can be read.
     pub checklist: Vec<Point>,
+    /// Why nothing was seen since.
+    pub trouble: Option<String>,
     /// Load the page again after so many seconds.
     pub refresh_seconds: Option<u32>,
 }
@@ -68,6 +70,7 @@ pub fn page(overview: &Overview, view: &View) -> String {
                     (head(overview))
                     (contents(overview, view))
                     main #main tabindex="-1" {
+                        @if let Some(trouble) = &view.trouble { (alerts::blind(overview, trouble)) }
                         (verdict::section(overview))
                         (alerts::section(overview))
                         (time_line::section(overview))

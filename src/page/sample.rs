@@ -306,6 +306,7 @@ fn dumps(text: &str) -> Vec<DumpSummary> {
         program: "pg_dump (PostgreSQL) 15.14".into(),
         label: String::new(),
         from_standby: false,
+        partial: false,
         started: before(day, 10),
         stopped: before(day, 10) + SignedDuration::from_secs(380 + day),
         databases: names.map(str::to_owned).to_vec(),

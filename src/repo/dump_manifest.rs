@@ -44,6 +44,9 @@ pub struct DumpSummary {
     pub started: Timestamp,
     /// When it was done, by the server's clock.
     pub stopped: Timestamp,
+    /// Whether `pg_dump` was given arguments of the operator, which may have left something out.
+    #[serde(default)]
+    pub partial: bool,
     /// The databases in it.
     pub databases: Vec<String>,
     /// Whether it has what belongs to no database: roles, tablespaces.
@@ -299,6 +302,7 @@ mod tests {
                 from_standby: false,
                 started: Timestamp::UNIX_EPOCH,
                 stopped: Timestamp::UNIX_EPOCH,
+                partial: false,
                 databases: Vec::new(),
                 globals: false,
                 files: 0,

@@ -145,6 +145,10 @@ impl DumpPlan {
         };
         let mut whole: Vec<&StoredDump> = held.dumps.iter().filter(|dump| dump.summary().is_some()).collect();
         whole.sort_by_key(|dump| (written(dump), dump.id()));
+        // Nobody knows what a partial one left out: it stands for others only where there is nothing else.
+        let partial = |dump: &&StoredDump| dump.summary().is_some_and(|summary| summary.partial);
+        let (parts, wholes): (Vec<&StoredDump>, Vec<&StoredDump>) = whole.into_iter().partition(partial);
+        let whole: Vec<&StoredDump> = parts.into_iter().chain(wholes).collect();
         if let Some(newest) = whole.last() {
             stay(newest, DumpWhy::Newest);
         }
@@ -219,6 +223,7 @@ mod tests {
             program: String::new(),
             label: String::new(),
             from_standby: false,
+            partial: false,
             started: now(),
             stopped: now(),
             databases: databases.iter().map(|name| (*name).to_owned()).collect(),

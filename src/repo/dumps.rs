@@ -145,7 +145,11 @@ impl Repository {
         // Whoever may read none of them lacks a right: that is no damage.
         match refused {
             Some(refused) if !sees => Err(refused),
-            _ => Ok(dumps),
+            _ => {
+                // Names are of whole seconds.
+                dumps.sort_by_key(|dump| (dump.id().begun(), dump.summary().map(|summary| summary.started), dump.id()));
+                Ok(dumps)
+            }
         }
     }
 

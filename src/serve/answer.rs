@@ -10,6 +10,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Pages;
 use super::health::Health;
@@ -65,26 +66,36 @@ async fn route<B>(request: &Request<B>, pages: &Pages, shared: &Shared) -> Respo
             plain(status, JSON, text)
         }
         "/metrics" => {
-            let (seen, looked, failed) = newest(shared);
-            match (looked, failed) {
-                (None, _) => not_yet(),
-                (Some(at), true) => plain(StatusCode::OK, METRICS, (pages.metrics)(None, at)),
-                (Some(at), false) => plain(StatusCode::OK, METRICS, (pages.metrics)(seen.as_deref(), at)),
-            }
+            let newest = newest(shared);
+            let Some(at) = newest.looked else { return not_yet() };
+            // Figures of before must not look like those of now.
+            let seen = newest.seen.filter(|_| newest.trouble.is_none());
+            plain(StatusCode::OK, METRICS, (pages.metrics)(seen.as_deref(), at))
         }
         "/" => {
             let query = request.uri().query().unwrap_or_default();
-            let Some(seen) = newest(shared).0 else { return not_yet() };
-            plain(StatusCode::OK, HTML, pages.page.page(seen, query).await)
+            let Newest { seen: Some(seen), trouble, .. } = newest(shared) else { return not_yet() };
+            plain(StatusCode::OK, HTML, pages.page.page(seen, trouble, query).await)
         }
         _ => plain(StatusCode::NOT_FOUND, TEXT, "there are /, /metrics and /healthz\n"),
     }
 }
 
-/// What was seen last, when it was looked last, and whether that look failed.
-fn newest(shared: &Shared) -> (Option<Arc<Overview>>, Option<Timestamp>, bool) {
+/// The newest look.
+struct Newest {
+    /// What was seen, by it or by an earlier one.
+    seen: Option<Arc<Overview>>,
+    /// When it was.
+    looked: Option<Timestamp>,
+    /// Why it saw nothing.
+    trouble: Option<String>,
+}
+
+fn newest(shared: &Shared) -> Newest {
     let known = shared.known();
-    (known.overview.clone(), known.looked, known.trouble.is_some())
+    let stuck = known.turn <= Instant::now();
+    let trouble = known.trouble.clone().or_else(|| stuck.then(|| "the looks do not come to an end".to_owned()));
+    Newest { seen: known.overview.clone(), looked: known.looked, trouble }
 }
 
 fn refused<B>(request: &Request<B>, guard: &Guard) -> Option<Response<Full<Bytes>>> {
@@ -92,6 +103,11 @@ fn refused<B>(request: &Request<B>, guard: &Guard) -> Option<Response<Full<Bytes
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(response);
+    }
+    // A page from elsewhere may lead here, but not have its visitor's browser ask for it in passing.
+    let said = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if said("sec-fetch-site") == Some("cross-site") && said("sec-fetch-mode") != Some("navigate") {
+        return Some(plain(StatusCode::FORBIDDEN, TEXT, "not for pages from elsewhere\n"));
     }
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     match guard {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::running::{Known, Shared};
 use crate::postgres::Lsn;
@@ -15,7 +16,7 @@ const STUCK: Duration = Duration::from_secs(60);
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
     schema: u32,
-    /// Whether the main loop is alive. The store and the server have no say in it: to start again would not help them.
+    /// Whether the main loop and the looks go round. The store and the server have no say in it: to start again would not help them.
     pub(super) alive: bool,
     at: Timestamp,
     /// The kinds that are running.
@@ -48,11 +49,11 @@ impl Health {
     pub(super) fn of(shared: &Shared) -> Self {
         let at = shared.clock.now();
         let known = shared.known();
-        let Known { beat, looked, trouble, running, receiver, .. } = &*known;
+        let Known { beat, turn, looked, trouble, running, receiver, .. } = &*known;
         let receiver = receiver.as_ref().map(|progress| progress.now());
         Health {
             schema: 1,
-            alive: beat.elapsed() < STUCK,
+            alive: beat.elapsed() < STUCK && *turn > Instant::now(),
             at,
             running: running.iter().map(|kind| kind.word()).collect(),
             store: StoreHealth {

@@ -89,8 +89,8 @@ pub trait OnLook: Send {
 /// Makes the page. It may look into the repository for what is asked, and must come to an end by itself.
 #[async_trait]
 pub trait PageMaker: Send + Sync {
-    /// HTML, from what was seen and the query, as the browser sent it.
-    async fn page(&self, overview: Arc<Overview>, query: &str) -> String;
+    /// HTML, from what was seen last, why nothing was seen since, and the query, as the browser sent it.
+    async fn page(&self, overview: Arc<Overview>, trouble: Option<String>, query: &str) -> String;
 }
 
 /// Makes the metrics of what was seen; `None`: the look at that time failed. Called for each request.

@@ -10,7 +10,7 @@ use crate::command::bounds::apart;
 use crate::command::receive_progress::ReceiveProgress;
 use crate::command::stop::Stop;
 use crate::command::wal_receive::{self, ReceiveSettings};
-use crate::command::{Circumstances, Failure};
+use crate::command::{Circumstances, Failure, FailureKind};
 use crate::repo::Writer;
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -34,22 +34,27 @@ pub(super) async fn receive(
         let begun = Instant::now();
         let work = apart(move || async move { wal_receive::run(&settings, &circumstances, &progress, ending).await });
         let work = tokio::spawn(work);
-        match work.await {
+        // Why what came may not be durable.
+        let trouble = match work.await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(failure)) if stop.is_asked() => return Err(failure),
             Ok(Err(failure)) => {
                 let again = humantime::format_duration(pause);
                 tracing::error!("the receiver failed, and begins again in {again}: {failure}");
+                failure
             }
             // The hook has told of it.
-            Err(_) => tracing::error!("the receiver showed a defect, and begins again"),
-        }
+            Err(_) => {
+                tracing::error!("the receiver showed a defect, and begins again");
+                Failure::new(FailureKind::Internal, "the receiver showed a defect")
+            }
+        };
         if begun.elapsed() > WENT_WELL {
             pause = SHORTEST_PAUSE;
         }
         tokio::select! {
             biased;
-            () = stop.asked() => return Ok(()),
+            () = stop.asked() => return Err(trouble),
             () = sleep(pause) => pause = (2 * pause).min(LONGEST_PAUSE),
         }
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::keeper::keep;
-use super::looks::look;
+use super::looks::{self, look};
 use super::receiver::receive;
 use super::{Serve, http};
 use crate::command::Failure;
@@ -33,6 +33,8 @@ pub(super) struct Shared {
 pub(super) struct Known {
     /// When the main loop was alive last.
     pub(super) beat: Instant,
+    /// By then the looks must have come round again.
+    pub(super) turn: Instant,
     /// What was seen last.
     pub(super) overview: Option<Arc<Overview>>,
     /// When it was looked last.
@@ -68,6 +70,7 @@ pub async fn run(serve: Serve, clock: Arc<dyn Clock>, mut stop: Stop) -> Result<
     };
     let known = Known {
         beat: Instant::now(),
+        turn: Instant::now() + every + looks::LONGEST,
         overview: None,
         looked: None,
         trouble: None,
@@ -104,7 +107,9 @@ pub async fn run(serve: Serve, clock: Arc<dyn Clock>, mut stop: Stop) -> Result<
             () = stop.asked() => break,
             _ = beat.tick() => {
                 shared.known().beat = Instant::now();
-                notify.alive();
+                if shared.known().turn > Instant::now() {
+                    notify.alive();
+                }
                 let now = in_words(&shared.known());
                 if now != status {
                     notify.status(&now);

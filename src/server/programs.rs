@@ -93,8 +93,14 @@ impl ProgramConnection {
         Ok(ProgramConnection { directory })
     }
 
-    /// Tells a program where the server is.
+    /// Tells a program where the server is, and that alone.
     pub fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        // What the file does not name would be taken from the environment: of another server.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("PG") && !name.starts_with("PGARK_")) {
+                command.env_remove(name);
+            }
+        }
         command.env("PGSERVICEFILE", self.directory.path().join(SERVICE))
     }
 

@@ -142,6 +142,8 @@ impl ScratchSettings {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         settings.extend(self.limits.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())));
+        // Without hot_standby it may be lower than it was: nothing that is preloaded begins work of its own.
+        settings.push(("max_worker_processes".to_owned(), "0".to_owned()));
         settings
     }
 
