@@ -5,7 +5,7 @@ use clap::Args;
 use super::run::{block_on, cannot_print, circumstances};
 use super::sources::Sources;
 use super::{alert_settings, exit, output, settings as all_settings};
-use crate::command::alert::{Alarm, AlarmReport};
+use crate::command::alert::{Alarm, AlarmReport, AlertSettings};
 use crate::command::alert_channels::Delivery;
 use crate::command::bounds::bounded;
 use crate::command::{Failure, FailureKind, overview};
@@ -34,7 +34,7 @@ pub fn alert(args: &AlertArgs, sources: &Sources) -> Result<u8, Failure> {
     let settings = alert_settings::alerts(sources, &circumstances.writer.host)?;
     alert_settings::some_channel(&settings)?;
     if args.test {
-        let alarm = Alarm::new(settings);
+        let alarm = Alarm::new(AlertSettings { state: None, ..settings })?;
         let deliveries = block_on(bounded(async { Ok(alarm.test(circumstances.now).await) }, None, None))?;
         let printed = match args.json {
             true => output::print_json(&serde_json::json!({ "schema": 1, "deliveries": deliveries })),
@@ -49,7 +49,7 @@ pub fn alert(args: &AlertArgs, sources: &Sources) -> Result<u8, Failure> {
             .with_hint("set `state` under `[alerts]` to a file, such as /var/lib/pgark/alerts.json"));
     }
     let watched = all_settings::watched(sources, !args.no_server)?;
-    let mut alarm = Alarm::new(settings);
+    let mut alarm = Alarm::new(settings)?;
     let (report, blind) = block_on(async {
         let looked = bounded(overview::run(&watched, &circumstances), Some(overview::PATIENCE), None).await;
         match looked {

@@ -194,6 +194,7 @@ pub fn dump_restore(args: &DumpRestoreArgs, global: &Global, sources: &Sources) 
             programs: settings::path(sources, "cluster.bindir"),
             path: std::env::var("PATH").unwrap_or_default(),
             into: args.into.clone(),
+            tablespaces_in_place: false,
             create: args.create,
             clean: args.clean,
             tables: args.table.clone(),

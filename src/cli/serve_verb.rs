@@ -73,7 +73,7 @@ pub fn build(sources: &Sources, writer: Writer, program: &Path) -> Result<Serve,
         false => None,
     };
     let watched = settings::watched(sources, true)?;
-    let alarm = Alarm::new(alert_settings::alerts(sources, &writer.host)?);
+    let alarm = Alarm::new(alert_settings::alerts(sources, &writer.host)?)?;
     let (told, metrics) = serve_page::alarm_and_metrics(alarm, repository.cluster.to_string(), watched.rules.clone());
     Ok(Serve {
         timetable: timetable(sources, &repository.cluster, program)?,

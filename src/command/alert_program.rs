@@ -41,6 +41,10 @@ const MOST_WORDS: u64 = 2000;
 
 /// Runs a program with this on its stdin, and waits for its success.
 pub(super) async fn feed(command: &mut Command, input: Vec<u8>) -> Result<(), Refusal> {
+    // It must not speak to systemd in our name.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
     let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let child = command.spawn().map_err(|e| Refusal::lasting(format!("it cannot be started: {e}")))?;
     let mut running = Running(child);

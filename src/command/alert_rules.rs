@@ -31,6 +31,14 @@ pub fn judge(overview: &Overview, rules: &AlertRules) -> Vec<Alert> {
     found
 }
 
+/// The rules of which nothing can be told: those about a server that does not answer.
+pub fn untold(overview: &Overview) -> &'static [&'static str] {
+    match overview.status.server {
+        Some(ServerStatus::Unreachable { .. }) => &["archiver", "receiver", "server"],
+        _ => &[],
+    }
+}
+
 /// What is told when the repository could not be looked at; `None`: nobody wants to know.
 pub fn blind(failure: &Failure, rules: &AlertRules) -> Option<Alert> {
     let mut alerts = Alerts { rules, found: Vec::new() };

@@ -6,6 +6,7 @@ use super::bounds::bounded;
 use super::failure::Failure;
 use super::overview::Overview;
 use super::{RepositorySettings, overview};
+use crate::repo::run_upkeep::DRILL;
 use crate::repo::{RepoError, Repository};
 use crate::storage::ObjectStoreExt;
 
@@ -28,7 +29,6 @@ struct Report {
     checklist: Vec<Point>,
 }
 
-const KIND: &str = "drill";
 /// A report is small.
 const LARGEST: usize = 1 << 20;
 
@@ -46,7 +46,7 @@ pub async fn run(settings: &RepositorySettings, overview: &Overview) -> Result<V
 
 async fn read(repository: &Repository, name: &str) -> Result<Vec<Point>, RepoError> {
     // A note may say anything: what is no key is no report.
-    let Ok(key) = repository.layout.record(KIND, &format!("{name}.json")) else { return Ok(Vec::new()) };
+    let Ok(key) = repository.layout.record(DRILL, &format!("{name}.json")) else { return Ok(Vec::new()) };
     let Some(stored) = repository.store.read_small(&key, LARGEST).await? else { return Ok(Vec::new()) };
     let report = serde_json::from_slice::<Report>(&stored);
     if let Err(error) = &report {
@@ -74,7 +74,7 @@ mod tests {
             ("empty", "{}"),
             ("odd", "[1"),
         ] {
-            let key = repository.layout.record(KIND, &format!("{name}.json")).unwrap();
+            let key = repository.layout.record(DRILL, &format!("{name}.json")).unwrap();
             repository.store.put(&key, text.as_bytes().to_vec().into(), &UserMetadata::new()).await.unwrap();
         }
         let point = Point { item: "time documented".into(), ticked: true, detail: "9 s".into() };

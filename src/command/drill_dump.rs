@@ -160,7 +160,9 @@ impl Tables {
 
 fn settings(drill: &Drill, home: &Path, dump: &DumpSummary) -> Result<ScratchSettings, Reason> {
     let programs = programs_of(drill, dump.postgres_major)?;
-    Ok(ScratchSettings { home: home.to_owned(), programs, preload: drill.preload.clone(), limits: BTreeMap::new() })
+    // Nothing is made where the original has its tablespaces. The setting is there from 14.5 on.
+    let limits = BTreeMap::from([("allow_in_place_tablespaces", 1)]);
+    Ok(ScratchSettings { home: home.to_owned(), programs, preload: drill.preload.clone(), limits })
 }
 
 /// A database takes about what its dump takes, and its indexes as much again.
@@ -193,6 +195,7 @@ async fn fill(
         programs: Some(settings.programs.clone()),
         path: drill.path.clone(),
         into: None,
+        tablespaces_in_place: true,
         create: true,
         clean: false,
         tables: Vec::new(),

@@ -5,10 +5,9 @@ use super::drill_html;
 use super::drill_report::DrillReport;
 use super::run_note::Ending;
 use super::{Circumstances, RepositorySettings};
+use crate::repo::run_upkeep::{DRILL, REPORTS};
 use crate::repo::{RepoError, Repository, RunKind, RunRecord, RunStage};
 use crate::storage::UserMetadata;
-
-const KIND: &str = "drill";
 
 /// Writes the reports, which say by then that they are written.
 pub(super) async fn report(
@@ -17,21 +16,14 @@ pub(super) async fn report(
     circumstances: &Circumstances,
     report: &mut DrillReport,
 ) {
-    let name = name(&RunRecord::begun(kind, circumstances.now, &circumstances.writer));
-    report.report = Some(format!("record/{KIND}/{name}"));
+    let name = RunRecord::begun(kind, circumstances.now, &circumstances.writer).name().without_stage();
+    report.report = Some(format!("record/{DRILL}/{name}"));
     report.figures.report = Some(name.clone());
     if let Err(error) = write_reports(repository, &name, report).await {
         tracing::warn!("the report of this drill cannot be written into the repository: {error}");
         report.report = None;
         report.figures.report = None;
     }
-}
-
-/// The name of its reports, without the ending: that of its notes, without the stage.
-fn name(record: &RunRecord) -> String {
-    let name = record.name().to_string();
-    let stage = format!("-{}.json", record.stage.word());
-    name.strip_suffix(&stage).unwrap_or(&name).to_owned()
 }
 
 /// What the last note says.
@@ -54,9 +46,9 @@ pub(super) fn ending(report: &DrillReport) -> Ending {
 async fn write_reports(repository: &RepositorySettings, name: &str, report: &DrillReport) -> Result<(), RepoError> {
     let repository: Repository = repository.open().await?;
     let json = serde_json::to_string_pretty(report).map_err(|e| RepoError::damaged(&name, e.to_string()))?;
-    for (ending, text) in [("json", json), ("txt", report.text()), ("html", drill_html::page(report))] {
+    for (ending, text) in REPORTS.into_iter().zip([json, report.text(), drill_html::page(report)]) {
         let name = format!("{name}.{ending}");
-        let key = repository.layout.record(KIND, &name).map_err(|e| RepoError::damaged(&name, e.to_string()))?;
+        let key = repository.layout.record(DRILL, &name).map_err(|e| RepoError::damaged(&name, e.to_string()))?;
         repository.store.put(&key, text.into_bytes().into(), &UserMetadata::new()).await?;
     }
     Ok(())

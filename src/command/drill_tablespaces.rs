@@ -7,8 +7,8 @@ use super::RepositorySettings;
 use super::check::Level;
 use super::drill_report::Reason;
 use super::failure::Failure;
-use crate::postgres::SegmentName;
-use crate::repo::Generation;
+use crate::postgres::{SegmentName, WalName};
+use crate::repo::{Generation, RepoError};
 
 /// Headers that are read at a time.
 const HEADERS: usize = 2000;
@@ -29,8 +29,12 @@ pub(super) async fn refuse(
                     Some(new) => format!("segment `{segment}` makes a tablespace at `{}`", new.location),
                     None => format!("segment `{segment}` does not tell whether it makes a tablespace"),
                 },
-                // What is damaged or missing is for the recovery to find.
-                None => continue,
+                None => match repository.archive(generation).header_of(WalName::Segment(*segment)).await {
+                    Ok(Some(_)) => format!("segment `{segment}` does not tell whether it makes a tablespace"),
+                    // What is damaged or missing is for the recovery to find, and ends it.
+                    Ok(None) | Err(RepoError::Damaged { .. }) => continue,
+                    Err(error) => return Err(Failure::from(error).into()),
+                },
             };
             let message = format!("{why}: its replay would first remove what is there");
             return Err(Reason { level: Level::Unknown, ..Reason::failed("tablespace", message) }

@@ -146,7 +146,7 @@ async fn take(
     let contents = contents(dump, &source)?;
     let find = |program| programs::find(program, source.ident.major, dump.programs.as_deref(), &dump.path);
     let [pg_dump, pg_dumpall] = [find("pg_dump")?, find("pg_dumpall")?];
-    let connection = ProgramConnection::new(&dump.conninfo)?;
+    let connection = ProgramConnection::new(&dump.conninfo, &dump.scratch)?;
     let repository = dump.repository.open().await?;
     let begin = || repository.find_or_begin(source.ident, circumstances.now, &circumstances.writer);
     patiently(dump.retry, "the identity", begin).await?;

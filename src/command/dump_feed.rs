@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
+use super::dump_globals::{in_place, is_fault};
 use super::dump_program::Running;
 use super::dump_restore::{DumpRestore, IntoServer};
 use super::failure::{Failure, FailureKind};
@@ -31,6 +32,8 @@ pub(super) struct Feeding<'a> {
 
 /// Parts that are read at once.
 const READS: usize = 2;
+/// Roles, their rights and tablespaces, where they are held in memory.
+const LARGEST_GLOBALS: usize = 64 << 20;
 /// They are in every cluster, so they are never created.
 const ALWAYS_THERE: [&str; 2] = ["postgres", "template1"];
 
@@ -91,7 +94,7 @@ impl Feeding<'_> {
         let major = source.ident.major;
         let find = |program| programs::find(program, major, server.programs.as_deref(), &server.path);
         let [pg_restore, psql] = [find("pg_restore")?, find("psql")?];
-        let connection = ProgramConnection::new(&server.conninfo)?;
+        let connection = ProgramConnection::new(&server.conninfo, &server.scratch)?;
         let programs = Programs { server, connection: &connection, pg_restore: &pg_restore, psql: &psql };
         let is_one_transaction = matches!(files, [file] if programs.is_one_transaction(file));
         let needs_files = |file: &&&DumpFile| programs.needs_files(file);
@@ -122,15 +125,27 @@ impl Feeding<'_> {
         };
         let (sender, inbox) = mpsc::channel(1);
         let feeding = tokio::task::spawn_blocking(move || feed(stdin, inbox));
+        let moves = programs.server.tablespaces_in_place && file.content == DumpContent::Globals;
+        let mut globals = Vec::new();
         let given = self.give(file, async |bytes| {
             // A program that has ended does not read any more: its end says why.
-            sender.send(bytes).await.ok();
+            match moves {
+                true if globals.len() + bytes.len() > LARGEST_GLOBALS => {
+                    let message = format!("what belongs to no database has more than {LARGEST_GLOBALS} bytes");
+                    return Err(Failure::new(FailureKind::Unsupported, message));
+                }
+                true => globals.extend(bytes),
+                false => drop(sender.send(bytes).await),
+            }
             Ok(())
         });
         if let Err(failure) = given.await {
             // Before its input ends: it must not take that for the end of the dump.
             drop(running);
             return Err(failure);
+        }
+        if moves {
+            sender.send(in_place(&globals)).await.ok();
         }
         drop(sender);
         feeding.await.map_err(|_| Failure::new(FailureKind::Internal, "a thread failed"))?;
@@ -236,22 +251,6 @@ impl Programs<'_> {
     }
 }
 
-/// Whether a line of psql tells of something that failed; that a role or a tablespace is there already is none.
-///
-/// With `VERBOSITY` `verbose` a line reads `psql:<stdin>:14: ERROR:  42710: role "a" already exists`, in any language but with these codes.
-fn is_fault(line: &str) -> bool {
-    let is_code = |word: &&str| {
-        let code = word.strip_suffix(':').unwrap_or_default();
-        // Severities are words, codes have digits.
-        let is_part = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
-        code.len() == 5 && code.bytes().all(is_part) && code.bytes().any(|byte| byte.is_ascii_digit())
-    };
-    match line.split_whitespace().skip(1).take(2).find(is_code) {
-        Some(code) => !matches!(&code[..2], "00" | "01" | "02") && code != "42710:",
-        None => line.starts_with("psql: "),
-    }
-}
-
 fn feed(mut stdin: ChildStdin, mut inbox: mpsc::Receiver<Vec<u8>>) {
     while let Some(bytes) = inbox.blocking_recv() {
         if stdin.write_all(&bytes).is_err() {
@@ -287,21 +286,5 @@ impl Read for Inbox {
         let read = (&self.open[self.at..]).read(into)?;
         self.at += read;
         Ok(read)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_told_from_what_is_there_already() {
-        assert!(!is_fault("psql:<stdin>:14: ERROR:  42710: role \"a\" already exists"));
-        assert!(!is_fault("psql:<stdin>:14: FEHLER:  42710: Rolle »a« existiert bereits"));
-        assert!(!is_fault("psql:<stdin>:9: WARNUNG:  01000: etwas"));
-        assert!(!is_fault("LOCATION:  CreateRole, user.c:331"));
-        assert!(is_fault("psql:<stdin>:20: ERROR:  58P01: directory \"/fast\" does not exist"));
-        assert!(is_fault("psql: error: connection to server failed"));
-        assert!(is_fault("psql:<stdin>:20: FATAL:  57P01: terminating connection"));
     }
 }

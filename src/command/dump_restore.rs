@@ -66,6 +66,8 @@ pub struct IntoServer {
     pub path: String,
     /// The database, if it is not the one of the same name.
     pub into: Option<String>,
+    /// Whether tablespaces are made within the data directory: the server must allow it.
+    pub tablespaces_in_place: bool,
     /// Whether databases are created.
     pub create: bool,
     /// Whether what is there is dropped first.

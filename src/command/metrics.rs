@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::alert_settings::{AlertRules, Rule};
-use super::list::ListedState;
+use super::list::{ListedBackup, ListedState};
 use super::overview::Overview;
 use super::status_expiry::ExpiryStatus;
 use super::status_server::ServerStatus;
@@ -146,7 +146,9 @@ fn stored(metrics: &mut Collected, overview: &Overview) {
     let count = |state| overview.backups.iter().filter(|backup| backup.state == state).count() as f64;
     let states = states.map(|(word, state)| (vec![("state", word.to_owned())], count(state)));
     metrics.each("backups", "Base backups of all generations", states);
-    let newest = overview.backups.iter().filter(|backup| backup.state == ListedState::Whole);
+    // Of older generations nothing of now can be restored.
+    let current = |backup: &&ListedBackup| backup.generation == overview.status.generation;
+    let newest = overview.backups.iter().filter(|backup| backup.state == ListedState::Whole).filter(current);
     let newest = newest.filter_map(|backup| Some((backup.facts.as_ref()?, backup.stored_bytes)));
     let newest = newest.max_by_key(|(facts, _)| facts.stopped);
     let ended = newest.map(|(facts, _)| seconds(facts.stopped));

@@ -45,6 +45,7 @@ mod drill_target;
 pub mod dump;
 mod dump_feed;
 mod dump_file;
+mod dump_globals;
 mod dump_local;
 mod dump_program;
 pub mod dump_restore;

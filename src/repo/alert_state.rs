@@ -57,8 +57,8 @@ pub struct Notice {
 /// What was found by a look.
 #[derive(Clone, Copy, Debug)]
 pub enum Looked<'a> {
-    /// All that stands.
-    Found(&'a [Alert]),
+    /// All that stands, but of these rules nothing can be told.
+    Found(&'a [Alert], &'a [&'a str]),
     /// The look failed, which is this alert; `None`: nobody wants to know.
     Blind(Option<&'a Alert>),
 }
@@ -131,16 +131,17 @@ impl AlertMemory {
     /// Takes a look in, and gives what is told now, the worst first.
     pub fn look(&mut self, looked: Looked<'_>, now: Timestamp, timing: &Timing) -> Vec<Notice> {
         self.set_back(now);
-        let (seen, blind): (Vec<&Alert>, bool) = match looked {
-            Looked::Found(alerts) => (alerts.iter().collect(), false),
-            Looked::Blind(alert) => (alert.into_iter().collect(), true),
+        let (seen, untold): (Vec<&Alert>, Option<&[&str]>) = match looked {
+            Looked::Found(alerts, untold) => (alerts.iter().collect(), Some(untold)),
+            Looked::Blind(alert) => (alert.into_iter().collect(), None),
         };
+        let blind = |rule: &str| untold.is_none_or(|untold| untold.contains(&rule));
         for alert in &seen {
             self.see(alert, now);
         }
         let is_seen = |standing: &Standing| seen.iter().any(|alert| alert.is_same(&standing.alert));
         let mut notices = Vec::new();
-        self.standing.retain_mut(|standing| match (is_seen(standing), blind) {
+        self.standing.retain_mut(|standing| match (is_seen(standing), blind(&standing.alert.rule)) {
             (true, _) => {
                 notices.extend(standing.stands(now, timing));
                 true
@@ -254,7 +255,7 @@ mod tests {
     }
 
     fn found(memory: &mut AlertMemory, alerts: &[Alert], seconds: u64) -> Vec<(NoticeKind, String)> {
-        let notices = memory.look(Looked::Found(alerts), at(seconds), &TIMING);
+        let notices = memory.look(Looked::Found(alerts, &[]), at(seconds), &TIMING);
         notices.into_iter().map(|notice| (notice.state, notice.alert.rule)).collect()
     }
 
@@ -342,6 +343,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_told_is_not_over() {
+        let mut memory = AlertMemory::default();
+        let stands = alert("receiver", AlertSeverity::Critical);
+        found(&mut memory, &[stands], 0);
+        for minute in 1..100 {
+            assert_eq!(memory.look(Looked::Found(&[], &["receiver"]), at(minute * MINUTE), &TIMING), []);
+        }
+        assert_eq!(found(&mut memory, &[], 100 * MINUTE), []);
+        assert_eq!(found(&mut memory, &[], 106 * MINUTE), one(NoticeKind::Resolved, "receiver"));
+    }
+
+    #[test]
     fn a_look_that_failed_resolves_nothing() {
         let mut memory = AlertMemory::default();
         let (stands, blind) = (alert("a", AlertSeverity::Critical), alert("store-unreachable", AlertSeverity::High));
@@ -391,7 +404,7 @@ mod tests {
                 let alerts: Vec<Alert> = (0..3)
                     .filter_map(|rule| Some(alert(&format!("r{rule}"), severities[usize::from(stands[rule]?)])))
                     .collect();
-                let looked = if failed { Looked::Blind(Some(&blind)) } else { Looked::Found(&alerts) };
+                let looked = if failed { Looked::Blind(Some(&blind)) } else { Looked::Found(&alerts, &[]) };
                 let notices = memory.look(looked, at(now), &TIMING);
                 let mut seen = std::collections::BTreeSet::new();
                 for notice in &notices {

@@ -222,10 +222,17 @@ pub struct RunName {
     pub stage: RunStage,
 }
 
+impl RunName {
+    /// What all notes and reports of the run are called, without how far it was.
+    pub fn without_stage(self) -> String {
+        let nanoseconds = u64::try_from(self.began.as_nanosecond()).unwrap_or(0);
+        format!("{nanoseconds:020}-{}-{}", self.pid, self.kind)
+    }
+}
+
 impl fmt::Display for RunName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanoseconds = u64::try_from(self.began.as_nanosecond()).unwrap_or(0);
-        write!(f, "{nanoseconds:020}-{}-{}-{}.json", self.pid, self.kind, self.stage.word())
+        write!(f, "{}-{}.json", self.without_stage(), self.stage.word())
     }
 }
 

@@ -10,6 +10,10 @@ use super::error::RepoError;
 use super::policy::before;
 use super::run_record::{RunName, RunStage, latest_stages};
 
+/// Where a drill's reports lie, by the name of its run.
+pub const DRILL: &str = "drill";
+/// How they end.
+pub const REPORTS: [&str; 3] = ["json", "txt", "html"];
 /// Of so many runs the notes stay.
 const RUNS: usize = 1000;
 /// And of none that is older.
@@ -32,9 +36,17 @@ pub fn outdated(names: &[RunName], now: Timestamp) -> Vec<RunName> {
 }
 
 impl Repository {
-    /// Deletes the notes of runs that nobody needs any more.
+    /// Deletes the notes of runs that nobody needs any more, and before them the reports of their drills.
     pub async fn tidy_runs(&self, now: Timestamp) -> Result<(), RepoError> {
         for name in outdated(&self.run_names().await?, now) {
+            if name.kind.is_drill() {
+                for ending in REPORTS {
+                    let report = format!("{}.{ending}", name.without_stage());
+                    let key =
+                        self.layout.record(DRILL, &report).map_err(|e| RepoError::damaged(&report, e.to_string()))?;
+                    self.store.delete(&key).await?;
+                }
+            }
             self.store.delete(&self.run_key(name)?).await?;
         }
         Ok(())

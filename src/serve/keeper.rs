@@ -57,6 +57,8 @@ impl Keeper {
                 None => self.wait(AGAIN).await?,
             }
         };
+        // What was seen in time is not late, however long it takes until somebody runs it.
+        let mut in_time: Option<Timestamp> = None;
         // The last try of somebody else for a due time, and when it was seen first.
         let mut others: Option<(Timestamp, u32, Timestamp)> = None;
         loop {
@@ -72,7 +74,10 @@ impl Keeper {
             };
             let kind = self.entry.kind;
             let late = now.duration_since(due);
-            if late > LATE && !catch_up {
+            if late <= LATE {
+                in_time = Some(due);
+            }
+            if late > LATE && !catch_up && in_time != Some(due) {
                 tracing::warn!("{kind} was due at {due} and is not caught up, as `schedule.catch_up` says");
                 settled = due;
                 continue;

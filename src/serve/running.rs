@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use super::keeper::keep;
 use super::looks::{self, look};
 use super::receiver::receive;
 use super::{Serve, http};
-use crate::command::Failure;
 use crate::command::clock::Clock;
 use crate::command::overview::Overview;
 use crate::command::receive_progress::ReceiveProgress;
 use crate::command::stop::Stop;
+use crate::command::{Failure, FailureKind};
 use crate::repo::RunKind;
 
 /// What the parts of the process know of each other.
@@ -57,6 +58,7 @@ impl Shared {
 const BEAT: Duration = Duration::from_secs(5);
 /// Behind the stop of everything it is waited so long for notes, and for WAL that came to be stored.
 const LAST_WORDS: Duration = Duration::from_secs(15);
+const A_MOMENT: Duration = Duration::from_secs(5);
 /// A part that showed a defect begins again after so long.
 const REPAIR: Duration = Duration::from_secs(60);
 
@@ -92,8 +94,17 @@ pub async fn run(serve: Serve, clock: Arc<dyn Clock>, mut stop: Stop) -> Result<
         let part = move || keep(Arc::clone(&shared), place.clone(), entry.clone(), catch_up, stop.clone());
         parts.spawn(again(kind.word(), ending, part));
     }
+    let last_words =
+        receiving.as_ref().map_or(LAST_WORDS, |settings| LAST_WORDS.max(settings.stop_deadline + A_MOMENT));
+    let receiver_works = Arc::new(AtomicBool::new(receiving.is_some()));
     if let Some(settings) = receiving {
-        parts.spawn(receive(Arc::clone(&shared), settings, writer.clone(), stop.clone()));
+        let receiving = receive(Arc::clone(&shared), settings, writer.clone(), stop.clone());
+        let at_work = Arc::clone(&receiver_works);
+        parts.spawn(async move {
+            let received = receiving.await;
+            at_work.store(false, Ordering::Relaxed);
+            received
+        });
     }
     parts.spawn(look(Arc::clone(&shared), (watched, writer), every, on_look, stop.clone()));
 
@@ -129,9 +140,14 @@ pub async fn run(serve: Serve, clock: Arc<dyn Clock>, mut stop: Stop) -> Result<
             }
         }
     };
-    if timeout(LAST_WORDS, endings).await.is_err() {
+    if timeout(last_words, endings).await.is_err() {
         tracing::warn!("what was running did not stop in time, and is given up");
         parts.abort_all();
+    }
+    if receiver_works.load(Ordering::Relaxed) && outcome.is_ok() {
+        let message = "the receiver did not stop in time, so WAL that came may not be durable";
+        let hint = "nothing is lost: the slot keeps it, and the next start receives it again";
+        outcome = Err(Failure::new(FailureKind::Deadline, message).with_hint(hint));
     }
     outcome
 }

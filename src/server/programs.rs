@@ -79,10 +79,10 @@ const KEEP_ALIVE: [(&str, &str); 4] =
 const ELSEWHERE: [&str; 3] = ["service", "servicefile", "dbname"];
 
 impl ProgramConnection {
-    /// For the servers that we would connect to ourselves.
-    pub fn new(conninfo: &Conninfo) -> Result<Self, ServerError> {
+    /// For the servers that we would connect to ourselves. The file is made below `place`.
+    pub fn new(conninfo: &Conninfo, place: &Path) -> Result<Self, ServerError> {
         let cannot = |e: io::Error| ServerError(format!("no connection file can be made: {e}"));
-        let directory = tempfile::Builder::new().prefix("pgark-").tempdir().map_err(cannot)?;
+        let directory = tempfile::Builder::new().prefix("pgark-").tempdir_in(place).map_err(cannot)?;
         let text = service_file(&conninfo.parameters)?;
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(directory.path().join(SERVICE));

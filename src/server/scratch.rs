@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -53,6 +54,12 @@ pub enum ScratchState {
 }
 
 const PORT: &str = "5432";
+/// What roles and databases may have set for themselves, which counts for more than what the server was started with.
+const OVERRULING_ROLES: &str =
+    "-c session_preload_libraries= -c statement_timeout=0 -c default_transaction_read_only=off -c lock_timeout=0";
+/// A server that is told to end at once does so within this time, or is killed.
+const QUIT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 const LOG: &str = "server.log";
 const CONFIG: &str = "server.conf";
 const ACCESS: &str = "server.hba";
@@ -97,6 +104,7 @@ impl ScratchSettings {
     pub fn client(&self, name: &str, user: &str) -> Command {
         let mut command = self.program(name);
         command.env("PGHOST", self.home.join(SOCKETS)).env("PGPORT", PORT).env("PGUSER", user);
+        command.env("PGOPTIONS", OVERRULING_ROLES);
         command
     }
 
@@ -190,7 +198,7 @@ impl ScratchSettings {
     pub fn conninfo(&self, user: &str, database: &str) -> Result<Conninfo, ServerError> {
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
         let text = format!(
-            "host='{}' port={PORT} user='{}' dbname='{}' sslmode=disable",
+            "host='{}' port={PORT} user='{}' dbname='{}' sslmode=disable options='{OVERRULING_ROLES}'",
             quoted(&self.home.join(SOCKETS).display().to_string()),
             quoted(user),
             quoted(database)
@@ -241,6 +249,11 @@ impl Drop for ScratchServer {
         // Killed, it would leave shared memory behind; who clears its directory waits for it.
         if let Ok(None) = self.child.try_wait() {
             self.signal(Signal::QUIT);
+            let until = Instant::now() + QUIT;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+                std::thread::sleep(LOOK);
+            }
+            self.child.kill().ok();
             self.child.wait().ok();
         }
     }

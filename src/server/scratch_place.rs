@@ -110,13 +110,15 @@ pub fn clear(path: &Path) -> io::Result<()> {
     evict(path)?;
     let until = Instant::now() + QUIT;
     loop {
-        match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            // The last one that wrote there may have been quicker.
-            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < until => {
+        let removed = fs::remove_dir_all(path);
+        match (path.symlink_metadata(), removed) {
+            (Err(error), _) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // Somebody was begun while the others were looked for, and writes there, or removes as we do.
+            (_, Err(_)) if Instant::now() < until => {
+                evict(path)?;
                 std::thread::sleep(LOOK);
             }
-            other => return other,
+            (_, other) => return other,
         }
     }
 }

@@ -161,6 +161,19 @@ fn what_is_not_taken_is_sent_again() {
 }
 
 #[test]
+fn only_one_process_tells() {
+    let watch = Watch::of(Repository::local());
+    let lock = fs::File::create(watch.place.path().join("alerts.json.lock")).unwrap();
+    lock.lock().unwrap();
+    let by = [("COMMAND", format!("cat >> {}", watch.file("told", "")))];
+    watch.alert(&by).code(1).says("another process tells alerts");
+    assert_eq!(watch.read("told"), "");
+    drop(lock);
+    watch.alert(&by).code(0);
+    assert_ne!(watch.read("told"), "");
+}
+
+#[test]
 fn every_way_is_tried_for_itself() {
     let watch = Watch::of(Repository::local());
     let receiver = PostBox::http(Speaks::Plainly);

@@ -170,6 +170,46 @@ fn a_dump_is_restored_and_held_against_the_rest() {
     failed(ground.drill(&repository, &["--kind", "dump"]), 2, "damaged", "");
 }
 
+/// A dump has the places of the tablespaces, and the environment another server: a drill goes to neither.
+#[test]
+fn a_drill_of_a_dump_stays_within_its_directory() {
+    let repository = Repository::local();
+    let fast = Scratch::new("fast");
+    Account::of_servers().own(fast.path());
+    let (primary, _ledger) = backed_up(&repository);
+    primary.execute(&format!("create tablespace fast location '{}'", fast.path().display()));
+    primary.execute("create table there tablespace fast as select 1 as one");
+    as_servers_user(&on_the_host(&repository, &primary, &["dump"])).code(0);
+    let state = || {
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(fast.path()).unwrap());
+        let entries = std::fs::read_dir(fast.path()).unwrap().map(|entry| entry.unwrap().path());
+        (mode, entries.collect::<Vec<PathBuf>>())
+    };
+    let before = state();
+    let ground = Ground::new();
+    let sql = ground.file(
+        "there.sql",
+        "select spcname = 'fast' from pg_class c join pg_tablespace t on t.oid = reltablespace where relname = 'there'",
+    );
+    let call = ground.call(&repository, &["--kind", "dump", "--sql", &sql, "--json"]);
+    let elsewhere = [("PGHOSTADDR", "127.0.0.1"), ("PGHOST", "elsewhere"), ("PGOPTIONS", "-c nonsense=1")];
+    let call = elsewhere.into_iter().fold(call, |call, (name, value)| call.env(name, value));
+    passed(ground.report(&call));
+    assert_eq!(state(), before);
+}
+
+/// What the cluster's databases set for themselves, and its segments' size, are no hindrance.
+#[test]
+fn large_segments_and_settings_of_databases() {
+    let repository = Repository::local();
+    let primary = archiving(&repository, Installation::preferred(), 64);
+    primary.execute("create table t as select 1 as one");
+    primary.execute("alter database postgres set default_transaction_read_only = on");
+    take_backup(&repository, &primary, &[]);
+    primary.archive_everything(A_MINUTE);
+    passed(Ground::new().drill(&repository, &[]));
+}
+
 #[test]
 fn a_drawn_moment_is_reached_and_drawn_again_with_its_seed() {
     let repository = Repository::local();

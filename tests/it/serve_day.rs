@@ -98,5 +98,5 @@ fn a_day_with_a_drill_an_alert_and_a_visitor() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(finish(child).code, 0);
     let left = || std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
-    wait("no drill is left", || left().all(|path| path == messages || path == place.path().join("state")));
+    wait("no drill is left", || left().all(|path| path.is_file()));
 }
